@@ -1,0 +1,41 @@
+"""What every test shares: which tests may be left out, how hypothesis searches, and quiet logs."""
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import structlog
+
+CHROMIUM = Path("/usr/bin/chromium")
+REQUIRE_BROWSER = "TICKERML_REQUIRE_BROWSER"  # set to 1 where no browser test may be left out, as in CI
+
+# A busy machine must not fail a property for being slow; CI draws the same examples every time.
+hypothesis.settings.register_profile(
+    "desk", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile(
+    "ci", parent=hypothesis.settings.get_profile("desk"), derandomize=True, print_blob=True
+)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "desk")
+
+# The default renderer draws each traceback with its locals, which takes longer than most tests.
+structlog.configure(processors=[structlog.processors.KeyValueRenderer(key_order=["event"])])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs the browser where there is none."""
+    if item.get_closest_marker("browser") and not CHROMIUM.exists():
+        pytest.skip(f"needs {CHROMIUM}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn the skip of a browser test, for whatever reason, into a failure where none may be left out."""
+    report = yield
+    if report.skipped and item.get_closest_marker("browser") and os.environ.get(REQUIRE_BROWSER) == "1":
+        report.outcome = "failed"
+        report.longrepr = f"{REQUIRE_BROWSER}=1 and this browser test was left out: {report.longrepr}"
+    return report

@@ -1,0 +1,1 @@
+"""TickerML: a crypto paper-trading system that learns."""

@@ -1,0 +1,1 @@
+"""Built-in plugins outside the four named families: features, simulator, portfolio, recorder."""

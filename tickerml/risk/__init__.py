@@ -1,0 +1,1 @@
+"""Risk rules: one file, one rule, and a rule can only reduce."""

@@ -1,0 +1,1 @@
+"""Strategies: features in, orders out."""

@@ -1,0 +1,1 @@
+"""Trainers, for the PC only; the first one arrives with the models."""
