@@ -1,0 +1,343 @@
+"""plugins.toml and --set: whatever is wrong is refused with the file, the key, the rule and the value."""
+
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tickerml.kernel import ConfigError, Options, config, registry
+from tickerml.kernel.config import KernelSettings, Plan, PluginPlan
+
+ROOT = Path(__file__).resolve().parents[2]
+WHOLE = """
+format = 1
+
+[profile.small]
+plugins = ["exchange-synthetic", "sim-fifo", "portfolio", "console"]
+[profile.small.kernel]
+commit_ms = 100
+[profile.small.options.portfolio]
+currency = "EUR"
+
+[profile.other]
+plugins = ["portfolio"]
+
+[plugin.exchange-synthetic]
+kind = "exchange"
+host = "market"
+
+[plugin.sim-fifo]
+kind = "simulator"
+host = "trade"
+[plugin.sim-fifo.options]
+seed = 3
+name = "fifo"
+
+[plugin.portfolio]
+kind = "store"
+host = "trade"
+[plugin.portfolio.options]
+currency = "USD"
+account = "paper"
+
+[plugin.console]
+kind = "page"
+"""
+
+
+def load(directory: Path, text: str = WHOLE) -> config.Config:
+    path = directory / "plugins.toml"
+    path.write_text(text)
+    return config.load(path)
+
+
+def refusal(directory: Path, text: str) -> str:
+    """Return what is said of a plugins.toml that is wrong, after the file's name."""
+    path = directory / "plugins.toml"
+    with pytest.raises(ConfigError) as caught:
+        load(directory, text)
+    said = str(caught.value)
+    assert str(path) in said
+    return said.replace(f"{path}: ", "")
+
+
+def planned(found: Plan, plugin: str) -> PluginPlan:
+    return next(entry for entry in found.plugins if entry.id == plugin)
+
+
+# --- The file -------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_not_there_is_named_with_the_way_out(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*nowhere\.toml.*--config"):
+        config.load(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("format = 1\n[profile", "not TOML: "),
+        ("", "format: expected 1, was None"),
+        ("format = 2", "format: expected 1, was 2"),
+        ("format = 1\n[plugins.x]", "plugins: unknown key; did you mean 'plugin'?"),
+        ("format = 1\nplugin = 3", "plugin: expected a table, was 3"),
+        ("format = 1\n[profile]\nsmall = 3", "profile.small: expected `object`, got `int`, was 3"),
+        ("format = 1\n[profile.small]", "profile.small: object missing required field `plugins`, was {}"),
+    ],
+)
+def test_a_file_without_the_right_frame_is_refused(tmp_path, text, said):
+    assert refusal(tmp_path, text).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('kind = "page"', 'knd = "page"', "plugin.console.knd: unknown key; did you mean 'kind'?"),
+        ('kind = "page"', 'kind = "page"\nxyzzy = 1', "plugin.console.xyzzy: unknown key"),
+        ('kind = "page"', 'host = "ui"', "plugin.console: object missing required field `kind`"),
+        ('kind = "page"', "kind = 3", "plugin.console.kind: expected `str`, got `int`, was 3"),
+        ('kind = "page"', 'kind = "pag"', "plugin.console.kind: expected `str` matching regex"),
+        ('kind = "page"', 'kind = "page"\nenabled = "yes"', "plugin.console.enabled: expected `bool`"),
+        ('host = "market"', 'host = "My Host"', "plugin.exchange-synthetic.host: expected `str` matching"),
+        ('host = "market"', "publishes = [1]", "plugin.exchange-synthetic.publishes[0]: expected `str`"),
+        ("commit_ms = 100", "commit_ms = 0", "profile.small.kernel.commit_ms: expected `int` >= 1, was 0"),
+        ("commit_ms = 100", "commit_ms = 60001", "profile.small.kernel.commit_ms: expected `int` <= 60000"),
+        ("commit_ms = 100", "commit_ms = 1.5", "profile.small.kernel.commit_ms: expected `int`, got `float`"),
+        ("commit_ms = 100", "comit_ms = 1", "profile.small.kernel.comit_ms: unknown key; did you mean"),
+        ("commit_ms = 100", 'clock = "sun"', "profile.small.kernel.clock: expected `str` matching regex"),
+        ("commit_ms = 100", 'speed = "0.0"', "profile.small.kernel.speed: expected `str` matching regex"),
+        ("commit_ms = 100", "heartbeat_s = 0", "profile.small.kernel.heartbeat_s: expected `float` > 0"),
+        ("commit_ms = 100", "seed = -1", "profile.small.kernel.seed: expected `int` >= 0, was -1"),
+        ("[profile.other]", "[profile.other]\nkernle = 1", "profile.other.kernle: unknown key; did you mean"),
+        (
+            'plugins = ["portfolio"]',
+            'plugins = ["portfolio", "portfolio"]',
+            "profile.other.plugins: 'portfolio' is named more than once",
+        ),
+        (
+            'plugins = ["portfolio"]',
+            'plugins = ["portfolo"]',
+            "profile.other: plugin 'portfolo' has no [plugin.portfolo] table; did you mean 'portfolio'?",
+        ),
+        (
+            "[profile.small.options.portfolio]",
+            "[profile.small.options.ledger]",
+            "profile.small: plugin 'ledger' has no [plugin.ledger] table",
+        ),
+    ],
+)
+def test_each_key_is_refused_by_its_own_rule_and_shown(tmp_path, old, new, said):
+    assert WHOLE.count(old) == 1
+
+    assert refusal(tmp_path, WHOLE.replace(old, new)).startswith(said)
+
+
+def test_the_shipped_file_is_whole_and_each_of_its_profiles_can_be_planned():
+    found = config.load(ROOT / "plugins.toml")
+
+    for name in found.profiles:
+        assert config.plan(found, name).plugins
+
+
+# --- The plan -------------------------------------------------------------------------------------
+
+
+def test_a_plan_lays_the_profile_over_the_entry_and_the_override_over_both(tmp_path):
+    found = load(tmp_path)
+
+    plan = config.plan(found, "small", ["portfolio.account=other", "sim-fifo.seed=5"])
+
+    assert planned(plan, "portfolio").options == {"currency": "EUR", "account": "other"}
+    assert planned(plan, "sim-fifo").options == {"seed": 5, "name": "fifo"}
+    assert plan.kernel == KernelSettings(commit_ms=100)
+    assert plan.ids("simulator") == ["sim-fifo"]
+    assert planned(config.plan(found, "other"), "portfolio").options["currency"] == "USD"
+    assert planned(config.plan(found, "small"), "sim-fifo").options["seed"] == 3
+
+
+def test_a_plan_keeps_the_order_of_the_profile_and_gives_own_hosts_their_plugins_name(tmp_path):
+    plan = config.plan(load(tmp_path), "small")
+
+    assert {host: [one.id for one in members] for host, members in plan.hosts().items()} == {
+        "market": ["exchange-synthetic"],
+        "trade": ["sim-fifo", "portfolio"],
+        "console": ["console"],
+    }
+
+
+def test_pages_can_be_left_out(tmp_path):
+    plan = config.plan(load(tmp_path), "small", with_pages=False)
+
+    assert "console" not in plan.hosts()
+    assert plan.ids("page") == []
+
+
+def test_an_override_moves_and_disables_plugins(tmp_path):
+    plan = config.plan(load(tmp_path), "small", ["portfolio.host=money", "sim-fifo.enabled=false"])
+
+    assert planned(plan, "portfolio").host == "money"
+    assert "sim-fifo" not in [one.id for members in plan.hosts().values() for one in members]
+    assert plan.ids("simulator") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("0.5", 0.5),
+        ("true", True),
+        ('"3"', "3"),
+        ('["a", "b"]', ["a", "b"]),
+        ('{ x = "1" }', {"x": "1"}),
+        ("plain", "plain"),
+        ("a=b", "a=b"),
+        ("", ""),
+        ("two words", "two words"),
+    ],
+)
+def test_the_value_of_an_override_is_toml_or_else_plain_text(text, value):
+    assert config.parse_override(f"some-plugin.some_option={text}") == ("some-plugin", "some_option", value)
+
+
+@pytest.mark.parametrize(("speed", "kept"), [("10", "10"), ("0.5", "0.5"), ("max", "max"), ('"2"', "2")])
+def test_a_speed_may_be_written_as_the_number_it_is(tmp_path, speed, kept):
+    assert config.plan(load(tmp_path), "small", [f"kernel.speed={speed}"]).kernel.speed == kept
+
+
+@pytest.mark.parametrize("speed", ["0", "0.0", "-1", "fast", "inf", "nan", "1e400"])
+def test_a_speed_that_is_none_is_refused(tmp_path, speed):
+    with pytest.raises(ConfigError, match=r"small\.kernel\.speed: expected .* was '"):
+        config.plan(load(tmp_path), "small", [f"kernel.speed={speed}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("portfolio", "--set portfolio: expected plugin.option=value"),
+        ("portfolio=3", "--set portfolio=3: expected plugin.option=value"),
+        ("Portfolio.x=3", "--set Portfolio.x=3: expected plugin.option=value"),
+        ("portfolo.x=3", "profile 'small' has no plugin 'portfolo'; did you mean 'portfolio'?"),
+        ("kernel.commit_ms=0", "profile.small.kernel.commit_ms: expected `int` >= 1, was 0"),
+        ("kernel.comit_ms=1", "profile.small.kernel.comit_ms: unknown key; did you mean 'commit_ms'?"),
+        ("portfolio.enabled=maybe", "--set portfolio.enabled: expected `bool`, got `str`, was 'maybe'"),
+        ("portfolio.host=No!", "--set portfolio.host: expected `str` matching regex"),
+        ("portfolio.host=market", "host 'market' of profile 'small' mixes exchange plugins with others"),
+        ("portfolio.host=console", "host 'console' of profile 'small' mixes page plugins with others"),
+    ],
+)
+def test_an_override_that_cannot_be_is_refused(tmp_path, override, said):
+    with pytest.raises(ConfigError) as caught:
+        config.plan(load(tmp_path), "small", [override])
+
+    assert said in str(caught.value)
+
+
+def test_an_unknown_profile_is_refused_with_those_there_are(tmp_path):
+    with pytest.raises(ConfigError, match="no profile 'smal'; did you mean 'small'\\?; it has small, other"):
+        config.plan(load(tmp_path), "smal")
+
+
+def test_a_plan_comes_back_whole_from_where_it_is_kept(tmp_path):
+    plan = config.plan(load(tmp_path), "small", ["portfolio.account=other"])
+
+    assert msgspec.json.decode(msgspec.json.encode(plan), type=Plan) == plan
+
+
+# --- Writing it -----------------------------------------------------------------------------------
+
+
+def test_enabling_and_disabling_changes_one_key_and_keeps_every_comment(tmp_path):
+    text = WHOLE.replace('kind = "page"', 'kind = "page" # for people\n# and nothing else')
+    path = load(tmp_path, text).path
+
+    config.set_enabled(path, "console", False)
+
+    written = path.read_text()
+    assert config.load(path).plugins["console"].enabled is False
+    assert written.replace("enabled = false\n", "") == text
+    config.set_enabled(path, "console", True)
+    assert config.load(path).plugins["console"].enabled is True
+    assert [entry.name for entry in tmp_path.iterdir()] == ["plugins.toml"]
+
+
+def test_a_plugin_the_file_does_not_name_cannot_be_enabled(tmp_path):
+    path = load(tmp_path).path
+
+    with pytest.raises(ConfigError, match="there is no plugin 'consol'; did you mean 'console'"):
+        config.set_enabled(path, "consol", True)
+
+    assert path.read_text() == WHOLE
+
+
+def test_a_file_that_cannot_be_written_is_an_error_of_configuration(tmp_path):
+    path = load(tmp_path).path
+    (tmp_path / "plugins.toml.new").mkdir()  # root may write anywhere, but not into a directory
+
+    with pytest.raises(ConfigError, match="cannot write the configuration"):
+        config.set_enabled(path, "console", False)
+
+    assert path.read_text() == WHOLE
+
+
+def test_enabling_keeps_who_may_read_the_file(tmp_path):
+    path = load(tmp_path).path
+    path.chmod(0o600)
+
+    config.set_enabled(path, "console", False)
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+# --- The options of every installed plugin --------------------------------------------------------
+
+SHIPPED = config.load(ROOT / "plugins.toml")
+#: Of every option, a value of a type it cannot have.
+WRONG_TYPE = {"integer": "three", "number": "three", "string": 3, "boolean": "yes", "array": 3, "object": 3}
+
+
+def loadable() -> list[str]:
+    """Return the installed plugins; a page needs the console's own packages, which may be absent."""
+    return [name for name in registry.installed() if name != "console"]
+
+
+def plan_of(plugin: str, options: dict[str, object]) -> PluginPlan:
+    entry = SHIPPED.plugins[plugin]
+    return PluginPlan(
+        id=plugin, kind=entry.kind, host="x", enabled=True, module="", publishes=None, options=options
+    )
+
+
+def schema_of(options: type[Options]) -> dict[str, dict[str, object]]:
+    schema = msgspec.json.schema(options)
+    return schema["$defs"][options.__name__]["properties"]
+
+
+@pytest.mark.parametrize("plugin", loadable())
+def test_a_plugin_has_a_table_in_the_shipped_file_and_its_defaults_are_within_its_own_bounds(plugin):
+    spec, options = registry.load_planned(plan_of(plugin, {}), "plugins.toml")
+
+    assert SHIPPED.plugins[plugin].kind == spec.KIND
+    assert options == msgspec.convert(msgspec.to_builtins(options), spec.options)
+
+
+@pytest.mark.parametrize("plugin", loadable())
+def test_an_option_that_a_plugin_does_not_have_is_refused_by_name(plugin):
+    with pytest.raises(ConfigError, match=rf"c\.toml: plugin\.{plugin}\.options\.no_such_thing: unknown key"):
+        registry.load_planned(plan_of(plugin, {"no_such_thing": 1}), "c.toml")
+
+
+@pytest.mark.parametrize("plugin", loadable())
+def test_every_option_refuses_a_value_of_another_type_and_one_out_of_its_bounds(plugin):
+    spec = registry.load(plugin)
+    for name, rule in schema_of(spec.options).items():
+        wrong = [WRONG_TYPE[str(rule["type"])]] if "type" in rule else []
+        wrong += ["no such choice"] if "enum" in rule else []
+        wrong += [rule["minimum"] - 1] if "minimum" in rule else []
+        wrong += [rule["maximum"] + 1] if "maximum" in rule else []
+        wrong += [rule["exclusiveMinimum"]] if "exclusiveMinimum" in rule else []
+        wrong += [rule["exclusiveMaximum"]] if "exclusiveMaximum" in rule else []
+        assert wrong, f"{plugin}.{name} has no rule this test knows how to break: {rule}"
+        for value in wrong:
+            with pytest.raises(ConfigError, match=rf"plugin\.{plugin}\.options\.{name}: .*, was "):
+                registry.load_planned(plan_of(plugin, {name: value}), "c.toml")

@@ -1,0 +1,5 @@
+"""A plugin that takes its process with it, without a word."""
+
+import os
+
+os._exit(9)

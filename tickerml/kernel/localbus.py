@@ -1,0 +1,432 @@
+"""
+The bus inside a process: one input message runs to completion through every component.
+
+A message goes to each component that handles its type, in the order of their
+stages (features, strategies, risk, gate, simulator, stores). What they publish is
+then dispatched the same way, each output with all its consequences before the next
+one, so a second order is judged with the first one's reservation already made.
+Nobody is called while in a handler of his own.
+
+Timers due before a message fire before it; those due at its very time come after.
+So the result is a function of the inputs alone, and a live host, a backtest and a
+replay, which all run this class, agree byte for byte.
+
+A component that raises is set aside: what that handler published is dropped, a
+PluginFailed goes out in its name, and the others go on.
+"""
+
+import hashlib
+import heapq
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from . import codec
+from . import messages as m
+from .book import OrderBook
+from .clock import Clock, EventClock, WallClock
+from .errors import CodecError, PluginContractError, StateRefused
+from .hookspecs import PluginSpec, Timer
+
+#: Called with (plugin, n, cause, message) for every output, in order.
+OutputSink = Callable[[str, int, int, m.Message], None]
+
+logger = structlog.get_logger()
+
+_STATE_FORMAT = 1
+
+
+def handler_name(cls: type[m.Message]) -> str:
+    """Return the method that handles *cls*: BookDelta is on_book_delta."""
+    return "on_" + re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+
+class _ComponentState(msgspec.Struct, frozen=True, array_like=True):
+    plugin: str
+    version: int
+    state: bytes
+
+
+class _BookRecord(msgspec.Struct, frozen=True, array_like=True):
+    state: m.BookState
+    book: m.BookSnapshot
+
+
+class BusState(msgspec.Struct, frozen=True, array_like=True):
+    """Everything a LocalBus remembers: the content of a checkpoint."""
+
+    format: int
+    now: int
+    timer_count: int
+    timers: list[tuple[int, int, int, str, str]]
+    instruments: list[m.Instrument]
+    books: list[_BookRecord]
+    failed: list[str]
+    components: list[_ComponentState]
+
+
+class _Slot:
+    """One component's place on the bus; it is also the Context its component was built with."""
+
+    __slots__ = (
+        "_bus",
+        "_cause",
+        "_n",
+        "allowed",
+        "component",
+        "data_dir",
+        "log",
+        "outbox",
+        "plugin",
+        "spec",
+    )
+
+    def __init__(self, bus: "LocalBus", spec: PluginSpec, data_dir: Path) -> None:
+        self._bus = bus
+        self._cause = -1
+        self._n = 0
+        self.spec = spec
+        self.plugin = spec.id
+        self.data_dir = data_dir
+        self.allowed = frozenset(spec.publishes)
+        self.log = structlog.get_logger().bind(plugin=spec.id)
+        self.outbox: list[tuple[_Slot, m.Message]] = []
+        self.component: Any = None
+
+    @property
+    def clock(self) -> Clock:
+        return self._bus.clock
+
+    @property
+    def started_ns(self) -> int:
+        return self._bus.started_ns
+
+    def publish(self, message: m.Message) -> None:
+        if type(message) not in self.allowed:
+            raise PluginContractError(
+                self.plugin, f"published {type(message).__name__}, which its spec does not declare"
+            )
+        self.outbox.append((self, message))
+
+    def set_timer(self, ts: int, key: str, priority: int = 3) -> None:
+        self._bus.set_timer(self, ts, key, priority)
+
+    def book(self, exchange: str, symbol: str) -> OrderBook:
+        return self._bus.book(exchange, symbol)
+
+    def instrument(self, exchange: str, symbol: str) -> m.Instrument | None:
+        return self._bus.instruments.get((exchange, symbol))
+
+    def uniform(self, *key: str | int) -> float:
+        text = repr((self._bus.seed, self.plugin, key)).encode()
+        number = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
+        return (number >> 11) / 2**53  # as many bits as a float holds, so that none rounds up to 1
+
+    def on_timer(self, timer: Timer) -> None:
+        """Tell the component; one that set a timer and has no on_timer fails here, like any other handler."""
+        self.component.on_timer(timer)
+
+    def number(self, cause: int) -> int:
+        """Return how many outputs this component had for *cause*, and count one more."""
+        if cause != self._cause:
+            self._cause, self._n = cause, 0
+        self._n += 1
+        return self._n - 1
+
+
+class LocalBus:
+    """Runs components in one thread by direct calls."""
+
+    def __init__(
+        self,
+        on_output: OutputSink,
+        *,
+        clock: EventClock | WallClock | None = None,
+        started_ns: int = 0,
+        seed: int = 0,
+        data_dir: Path = Path(),
+    ) -> None:
+        """
+        Args:
+            on_output: told of every output, in the order in which it happens.
+            clock: by default one that the inputs move; a live feed's host gives the wall clock.
+            started_ns: when the run began, ns UTC.
+            seed: of the run; every random number is a function of it.
+            data_dir: where each plugin gets a directory of its own.
+        """
+        self.clock = clock or EventClock()
+        self.started_ns = started_ns
+        self.seed = seed
+        self.instruments: dict[tuple[str, str], m.Instrument] = {}
+        self.failed: set[str] = set()
+        self._on_output = on_output
+        self._data_dir = data_dir
+        self._strays = False  # whether a failure outside of a dispatch waits to be published
+        self._slots: dict[str, _Slot] = {}
+        self._handlers: dict[type[m.Message], list[tuple[_Slot, Callable[[Any], None]]]] = {}
+        self._wanted: frozenset[type[m.Message]] = frozenset()
+        self._books: dict[tuple[str, str], OrderBook] = {}
+        self._timers: list[tuple[int, int, int, str, str]] = []  # (ts, priority, count, plugin, key)
+        self._timer_count = 0
+        self._bind()
+
+    # --- Building -----------------------------------------------------------------------------
+
+    def add(self, spec: PluginSpec, options: Any) -> Any:
+        """
+        Build *spec*'s component and give it its place.
+
+        Raises: PluginContractError: it publishes what its kind may not. Whatever its constructor raises.
+        """
+        if extra := set(spec.publishes) - set(spec.MAY_PUBLISH):
+            names = ", ".join(sorted(cls.__name__ for cls in extra))
+            raise PluginContractError(spec.id, f"a {spec.KIND} may not publish {names}")
+        slot = _Slot(self, spec, self._data_dir / spec.id)
+        slot.component = spec.factory(slot, options)
+        self._slots[spec.id] = slot
+        self._bind()
+        return slot.component
+
+    def _bind(self) -> None:
+        order = sorted(
+            (slot for slot in self._slots.values() if slot.plugin not in self.failed),
+            key=lambda slot: (slot.spec.STAGE, slot.plugin),
+        )
+        self._handlers = {}
+        for cls in m.message_types():
+            name = handler_name(cls)
+            bound = [(slot, getattr(slot.component, name)) for slot in order if hasattr(slot.component, name)]
+            if bound:
+                self._handlers[cls] = bound
+        self._wanted = frozenset(self._handlers) | frozenset(_KEEPERS) | {m.TimeTick}
+
+    @property
+    def wanted_types(self) -> frozenset[type[m.Message]]:
+        """The message types that make a difference here: handled, or keeping the books or the time."""
+        return self._wanted
+
+    @property
+    def plugins(self) -> list[str]:
+        """The ids of the components, in the order they were added."""
+        return list(self._slots)
+
+    def component(self, plugin: str) -> Any:
+        """Return the component of *plugin*; for tests and reports."""
+        return self._slots[plugin].component
+
+    # --- Running ------------------------------------------------------------------------------
+
+    def deliver(self, message: m.Message, cause: int) -> None:
+        """
+        Run the input *message*, number *cause*, and all its consequences to completion.
+
+        A type that nobody here handles does not even move the clock, so it makes no
+        difference whether a host subscribes to it.
+        """
+        if type(message) not in self._wanted:
+            return
+        if self._strays:
+            self._strays = False
+            self._run(self._take(list(self._slots.values())), cause)
+        ts = message.ts_recv
+        timers = self._timers
+        while timers and timers[0][0] < ts:
+            due, _, _, plugin, key = heapq.heappop(timers)
+            self.clock.advance(due)
+            if (slot := self._slots.get(plugin)) and plugin not in self.failed:
+                self._call(slot, slot.on_timer, Timer(due, key), "timer")
+                self._run(self._take([slot]), cause)
+        self.clock.advance(ts)
+        self._dispatch(message, cause)
+
+    def deliver_encoded(self, body: bytes, cause: int) -> None:
+        """Run the encoded input *body*; what cannot be read is skipped and logged, live as in a replay."""
+        try:
+            message = codec.decode(body)
+        except CodecError as error:
+            logger.error("bus.message_skipped", cause=cause, error=str(error))
+            return
+        self.deliver(message, cause)
+
+    def emit(self, plugin: str, messages: Iterable[m.Message], cause: int) -> None:
+        """Publish what the source *plugin* yielded as its input number *cause*."""
+        slot = self._slots[plugin]
+        for message in messages:
+            slot.publish(message)
+        for _, message in self._take([slot]):
+            self.clock.advance(message.ts_recv)
+            self._on_output(plugin, slot.number(cause), cause, message)
+
+    def _dispatch(self, message: m.Message, cause: int) -> None:
+        keeper = _KEEPERS.get(type(message))
+        if keeper is not None:
+            keeper(self, message)
+        handlers = self._handlers.get(type(message))
+        if handlers is None:
+            return
+        for slot, handle in handlers:
+            self._call(slot, handle, message, type(message).__name__)
+        outputs = self._take([slot for slot, _ in handlers])
+        if outputs:
+            self._run(outputs, cause)
+
+    def _run(self, outputs: list[tuple[_Slot, m.Message]], cause: int) -> None:
+        # A stack, not recursion: the first output and all that follows from it come before the second.
+        stack = outputs[::-1]
+        while stack:
+            slot, message = stack.pop()
+            self._on_output(slot.plugin, slot.number(cause), cause, message)
+            if (keeper := _KEEPERS.get(type(message))) is not None:
+                keeper(self, message)
+            handlers = self._handlers.get(type(message), ())
+            for receiver, handle in handlers:
+                self._call(receiver, handle, message, type(message).__name__)
+            stack.extend(reversed(self._take([receiver for receiver, _ in handlers])))
+
+    def _call(self, slot: _Slot, handle: Callable[[Any], None], argument: object, stage: str) -> None:
+        try:
+            handle(argument)
+        except Exception as error:
+            self.fail(slot.plugin, stage, error)
+
+    def _take(self, slots: Iterable[_Slot]) -> list[tuple[_Slot, m.Message]]:
+        taken: list[tuple[_Slot, m.Message]] = []
+        for slot in slots:
+            if slot.outbox:
+                taken += slot.outbox
+                slot.outbox.clear()
+        return taken
+
+    def fail(self, plugin: str, stage: str, error: Exception) -> None:
+        """Set *plugin* aside: what it was publishing is dropped, and PluginFailed says why."""
+        slot = self._slots[plugin]
+        slot.outbox.clear()
+        slot.log.error("plugin.failed", stage=stage, exc_info=error)
+        self.failed.add(plugin)
+        self._bind()
+        self._strays = True
+        text = f"{type(error).__name__}: {error}"
+        slot.outbox.append((slot, m.PluginFailed(self.clock.now(), plugin, slot.spec.KIND, stage, text)))
+
+    # --- What components ask for --------------------------------------------------------------
+
+    def set_timer(self, slot: _Slot, ts: int, key: str, priority: int) -> None:
+        """Have *slot*'s component told at *ts*."""
+        self._timer_count += 1
+        heapq.heappush(self._timers, (ts, priority, self._timer_count, slot.plugin, key))
+
+    def book(self, exchange: str, symbol: str) -> OrderBook:
+        """Return the shared book of *symbol*, RESYNCING while nothing is known."""
+        book = self._books.get((exchange, symbol))
+        if book is None:
+            book = self._books[exchange, symbol] = OrderBook(exchange, symbol)
+        return book
+
+    # --- Books and instruments ----------------------------------------------------------------
+
+    def _keep_instrument(self, message: m.Instrument) -> None:
+        self.instruments[message.exchange, message.symbol] = message
+
+    def _keep_snapshot(self, message: m.BookSnapshot) -> None:
+        self.book(message.exchange, message.symbol).apply_snapshot(message)
+
+    def _keep_delta(self, message: m.BookDelta) -> None:
+        self.book(message.exchange, message.symbol).apply_delta(message)
+
+    def _keep_lost(self, message: m.FeedLost) -> None:
+        for (exchange, _), book in self._books.items():
+            if exchange == message.exchange:
+                book.state = m.BookState.RESYNCING
+
+    def _keep_gap(self, message: m.SequenceGap) -> None:
+        self.book(message.exchange, message.symbol).state = m.BookState.RESYNCING
+
+    def _keep_stale(self, message: m.BookStale) -> None:
+        book = self.book(message.exchange, message.symbol)
+        if book.state is m.BookState.VALID:
+            book.state = m.BookState.STALE
+
+    # --- State --------------------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        """
+        Return the state of the bus and of every component.
+
+        A component that raises is set aside and the others are still written down.
+        """
+        components = []
+        for slot in self._slots.values():
+            if slot.plugin in self.failed:
+                continue
+            try:
+                components.append(
+                    _ComponentState(slot.plugin, slot.spec.state_version, slot.component.snapshot())
+                )
+            except Exception as error:
+                self.fail(slot.plugin, "snapshot", error)
+        state = BusState(
+            _STATE_FORMAT,
+            self.clock.now(),
+            self._timer_count,
+            sorted(self._timers),
+            [self.instruments[key] for key in sorted(self.instruments)],
+            [_BookRecord(book.state, book.snapshot()) for _, book in sorted(self._books.items())],
+            sorted(self.failed),
+            components,
+        )
+        return msgspec.msgpack.encode(state)
+
+    def restore(self, data: bytes, revived: Iterable[str] = ()) -> None:
+        """
+        Continue from the bytes of snapshot(). Components that are new since then start empty; one
+        that had failed stays set aside.
+
+        Args:
+            revived: plugins that begin anew whatever had become of them.
+
+        Raises: StateRefused: not such bytes, or a component cannot take its state.
+        """
+        try:
+            state = msgspec.msgpack.decode(data, type=BusState)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise StateRefused(
+                "kernel", f"expected a host's state, was {len(data)} bytes of something else: {error}"
+            ) from None
+        if state.format != _STATE_FORMAT:
+            raise StateRefused("kernel", f"expected state format {_STATE_FORMAT}, was {state.format}")
+        self.clock.advance(state.now)
+        self._timer_count = state.timer_count
+        self._timers = [timer for timer in state.timers if timer[3] in self._slots]
+        for instrument in state.instruments:
+            self._keep_instrument(instrument)
+        for record in state.books:
+            self._keep_snapshot(record.book)
+            self.book(record.book.exchange, record.book.symbol).state = record.state
+        self.failed = {plugin for plugin in state.failed if plugin in self._slots} - set(revived)
+        self._bind()
+        for saved in state.components:
+            if (slot := self._slots.get(saved.plugin)) is None:
+                continue
+            try:
+                if not slot.spec.state_version - 1 <= saved.version <= slot.spec.state_version:
+                    raise StateRefused(
+                        saved.plugin,
+                        f"cannot take state version {saved.version}, only {slot.spec.state_version}",
+                    )
+                slot.component.restore(saved.state)
+            except Exception as error:
+                self.fail(saved.plugin, "restore", error)
+
+
+_KEEPERS: dict[type[m.Message], Callable[[LocalBus, Any], None]] = {
+    m.Instrument: LocalBus._keep_instrument,
+    m.BookSnapshot: LocalBus._keep_snapshot,
+    m.BookDelta: LocalBus._keep_delta,
+    m.FeedLost: LocalBus._keep_lost,
+    m.SequenceGap: LocalBus._keep_gap,
+    m.BookStale: LocalBus._keep_stale,
+}

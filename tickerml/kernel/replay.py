@@ -1,0 +1,120 @@
+"""
+Replay a recorded run and compare: the proof that live behaviour is a function of the journal.
+
+The inputs of one host are taken from the journal in their order and run through the
+same components on a LocalBus; each output is compared with what the live host
+published, byte for byte, by (component, cause, n).
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from . import codec, registry, topics
+from . import messages as m
+from .config import Plan
+from .errors import StoreError
+from .gate import GATE, gate_spec
+from .hookspecs import Options
+from .journal import JournalReader
+from .localbus import LocalBus
+from .runs import PLAN_KEY, RUN_KEY, Run
+from .sequencer import SequencerState
+
+_SYSTEM = topics.topic("system")
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """The first output that is not what the live run published."""
+
+    seq: int
+    component: str
+    live: str
+    replayed: str
+
+
+class Verification:
+    """Replays one host of a run."""
+
+    def __init__(self, run_dir: Path, host: str = "trade") -> None:
+        """
+        Raises: StoreError: no such run, or it cannot be replayed from its beginning.
+        """
+        self._journal = JournalReader(run_dir / "journal")
+        plan = self._journal.meta(PLAN_KEY)
+        if not plan:
+            raise StoreError(f"the run in {run_dir} does not say what it ran")
+        self.plan = msgspec.json.decode(plan, type=Plan)
+        members = self.plan.hosts().get(host)
+        if not members:
+            raise StoreError(
+                f"the run in {run_dir} has no host {host!r}; it has {', '.join(self.plan.hosts())}"
+            )
+        if kinds := {member.kind for member in members} & {"exchange", "page"}:
+            raise StoreError(
+                f"cannot replay host {host!r}: it runs an {kinds.pop()}; "
+                "only what consumes the bus can be replayed"
+            )
+        if self._journal.first() != 1:
+            raise StoreError(f"the beginning of the run in {run_dir} has been pruned (kernel.hot_hours)")
+        run = msgspec.msgpack.decode(self._journal.meta(RUN_KEY), type=Run)
+        state = msgspec.msgpack.decode(self._journal.meta("state"), type=SequencerState)
+        self._names = state.origins
+        self._replayed: deque[tuple[str, int, int, bytes]] = deque()
+        self._bus = LocalBus(
+            self._record, started_ns=run.started_ns, seed=self.plan.kernel.seed, data_dir=run_dir / "replay"
+        )
+        has_gate = any(member.kind == "simulator" for member in members)
+        if has_gate:
+            self._bus.add(gate_spec(self.plan.ids("risk_rule"), self.plan.vital()), Options())
+        for member in members:
+            self._bus.add(*registry.load_planned(member, self.plan.config))
+        own = {GATE, *(member.id for member in members)} if has_gate else {member.id for member in members}
+        self._own = {number for number, name in enumerate(self._names) if name in own}
+        self.inputs = self.outputs = 0
+        self.head = self._journal.head()
+        self.difference: Difference | None = None
+        self.stopped_at = 0  # seq of a change of plugins, beyond which the plan no longer holds
+
+    def _record(self, plugin: str, n: int, cause: int, message: m.Message) -> None:
+        self._replayed.append((plugin, n, cause, codec.encode(message)))
+
+    def run(self) -> Iterator[int]:
+        """Replay to the end or the first difference; yields seq, for progress."""
+        prefixes = tuple(topics.prefixes([*self._bus.wanted_types, m.Sync]))
+        for raw in self._journal.frames():
+            frame = codec.unpack(raw)
+            if frame.origin in self._own:
+                if not self._compare(frame):
+                    return
+            elif frame.topic.startswith(prefixes):
+                if frame.topic == _SYSTEM and isinstance(codec.decode(frame.body), m.PluginChanged):
+                    self.stopped_at = frame.seq
+                    return
+                self.inputs += 1
+                self._bus.deliver_encoded(frame.body, frame.seq)
+            yield frame.seq
+
+    def _compare(self, frame: codec.Frame) -> bool:
+        self.outputs += 1
+        live = (self._names[frame.origin], frame.n, frame.cause, frame.body)
+        replayed = self._replayed.popleft() if self._replayed else None
+        if replayed != live:
+            shown = str(codec.decode(replayed[3])) if replayed else "nothing"
+            self.difference = Difference(frame.seq, live[0], str(codec.decode(frame.body)), shown)
+        return self.difference is None
+
+    def report(self) -> dict[str, Any]:
+        """Return the verdict, ready for JSON."""
+        return {
+            "verified": self.difference is None,
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "head": self.head,
+            "unpublished": len(self._replayed),
+            "stopped_at": self.stopped_at or None,
+            "difference": msgspec.to_builtins(self.difference) if self.difference else None,
+        }

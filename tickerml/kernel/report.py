@@ -1,0 +1,91 @@
+"""What a kernel says of itself: to `status`, to the console, and at the end of a run."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from .config import PluginPlan
+from .errors import StoreError
+from .supervisor import Host, HostPhase
+
+_NOT_SHOWN = ("notice", "plugin", "level", "timestamp")
+
+
+def host_row(host: Host, lag: int) -> dict[str, Any]:
+    """Return what there is to say of one host; *lag* is how many messages it is behind."""
+    return {
+        "host": host.name,
+        "state": host.phase.value,
+        "pid": host.pid,
+        "restarts": host.restarts,
+        "lag": lag,
+        "rss_mb": rss_mb(host.pid) if host.pid else 0.0,
+        "reason": host.reason,
+    }
+
+
+def plugin_row(entry: PluginPlan, host: Host | None, failed: dict[str, str]) -> dict[str, Any]:
+    """Return what there is to say of one plugin; *failed* are those its host had to set aside."""
+    if not entry.enabled:
+        state, reason = "disabled", ""
+    elif entry.id in failed:
+        state, reason = "failed", failed[entry.id]
+    elif host is None:
+        state, reason = "stopped", ""
+    else:
+        state, reason = "active" if host.phase is HostPhase.READY else host.phase.value, host.reason
+    return {"id": entry.id, "kind": entry.kind, "host": entry.host, "state": state, "reason": reason}
+
+
+def list_problems(summary: dict[str, Any], hosts: Iterable[Host], error: StoreError | None) -> list[str]:
+    """Return what a person should know went wrong in a run; empty when nothing did."""
+    problems = [f"plugin {plugin} failed at {why}" for plugin, why in summary["failed_plugins"].items()]
+    problems += [
+        f"host {host.name} is quarantined: {host.reason}"
+        for host in hosts
+        if host.phase is HostPhase.QUARANTINED
+    ]
+    return [*problems, str(error)] if error else problems
+
+
+def rss_mb(pid: int) -> float:
+    """Return the resident memory of a process in MB of 2**20 bytes, 0.0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return round(int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
+    except (OSError, IndexError):
+        return 0.0
+
+
+def show(report: dict[str, Any], out: TextIO, *, as_json: bool) -> None:
+    """Print a report: one JSON object, or a line a figure."""
+    if as_json:
+        print(json.dumps(report), file=out, flush=True)
+        return
+    for name, value in report.items():
+        if value in (None, {}, ""):
+            continue
+        text = json.dumps(value) if isinstance(value, dict) else f"{value:,}" if type(value) is int else value
+        print(f"{name.replace('_', ' '):<20} {text}", file=out)
+
+
+def show_progress(report: dict[str, Any]) -> None:
+    """Rewrite the one line that tells a person at a terminal how the run is doing."""
+    figures = report["summary"]
+    line = (
+        f"{report['state']:<9} {report['seq']:>10,} messages  {report['messages_per_s']:>8,.0f}/s  "
+        f"orders {figures['orders']:,}  fills {figures['fills']:,}  equity {figures['equity'] or '-'}"
+    )
+    width = shutil.get_terminal_size().columns - 1
+    print(f"\r{line[:width]}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def show_notice(line: bytes) -> None:
+    """Show a person at the terminal one host's log *line*, which asks for it with notice=True."""
+    facts = json.loads(line)
+    event = facts.pop("event", "")
+    words = [f"{key}={value}" for key, value in facts.items() if key not in _NOT_SHOWN]
+    print(f"\r\x1b[K{event}  {'  '.join(words)}" if sys.stderr.isatty() else line.decode(), file=sys.stderr)

@@ -1,0 +1,280 @@
+"""
+The sequencer: gives every message its place in the one order. Sans-IO.
+
+It is told of frames and answers with stamped frames; sockets and disk are the
+app's. Its rules: an origin publishes only what it was admitted to publish, only at
+its current epoch, and each output (origin, cause, n) once. What breaks a rule is
+counted and named, never published.
+
+The whole state can be written down (it is, with every commit of the journal) and
+read back, and rolled forward over frames that were journaled after it.
+"""
+
+import struct
+from collections.abc import Iterable
+
+import msgspec
+
+from . import codec, topics
+from . import messages as m
+from .errors import CodecError
+from .summary import WANTED, Summary
+
+KERNEL = "kernel"
+
+#: Consecutive stamped frames of one topic: the topic with its closing 0x00, and what follows it in each.
+Run = tuple[bytes, list[bytes]]
+
+_NAME = codec.NAME
+_COUNTS = struct.Struct("<IQ")  # its last two fields: n, cause
+_KEEP = frozenset(topics.topic(kind) for kind in topics.KEPT_KINDS)
+_SUMMARIZE = frozenset(topics.topic(kind) for kind in WANTED)
+
+
+class SequencerState(msgspec.Struct, array_like=True):
+    """What the sequencer remembers."""
+
+    session: int = 0
+    seq: int = 0
+    tseq: dict[bytes, int] = {}
+    origins: list[str] = []
+    epochs: dict[int, int] = {}
+    outputs: dict[int, tuple[int, int]] = {}  # origin -> (cause, n) of its last output
+    summary: bytes = b""
+
+
+class _Origin:
+    """One component's place: its epoch, what it may say, and what it said last."""
+
+    __slots__ = ("allowed", "cause", "epoch", "n", "number")
+
+    def __init__(self, number: int, epoch: int, last: tuple[int, int]) -> None:
+        self.number = number
+        self.epoch = epoch
+        self.cause, self.n = last
+        self.allowed: dict[bytes, bytes] = {}  # tag of a message type -> the first segment of its topic
+
+
+class _Topic:
+    __slots__ = ("count",)
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
+class _Route:
+    """What is decided once for all frames of one origin, epoch, topic and type."""
+
+    __slots__ = ("is_kept", "is_opened", "is_summarized", "origin", "topic")
+
+    def __init__(self, origin: _Origin, topic: _Topic, kind: bytes) -> None:
+        self.origin = origin
+        self.topic = topic
+        self.is_kept = kind in _KEEP
+        self.is_summarized = kind in _SUMMARIZE
+        self.is_opened = self.is_kept or self.is_summarized
+
+
+class Sequencer:
+    """Stamps, admits, fences and deduplicates."""
+
+    def __init__(self, state: SequencerState | None = None) -> None:
+        state = state or SequencerState()
+        self.session = state.session + 1  # how many kernels have run on this journal, this one included
+        self.seq = state.seq  # the last number given
+        self.names = list(state.origins)  # the components, by number
+        self.summary = Summary(state.summary)
+        self.duplicates = 0
+        self.refused: dict[str, int] = {}
+        self.kept: list[bytes] = []  # frames of kinds that are kept for good, until take_kept()
+        self._topics = {topic: _Topic(count) for topic, count in state.tseq.items()}
+        self._origins = [
+            _Origin(number, state.epochs.get(number, 0), state.outputs.get(number, (-1, -1)))
+            for number in range(len(self.names))
+        ]
+        self._routes: dict[bytes, _Route] = {}
+        self._kernel = self._origins[self.admit(KERNEL, ())]  # it announces; nobody pushes in its name
+
+    # --- Hosts --------------------------------------------------------------------------------
+
+    def admit(self, component: str, publishes: Iterable[type[m.Message]]) -> int:
+        """Return the number of *component*, which may publish these types from now on, at a new epoch."""
+        if component not in self.names:
+            self.names.append(component)
+            self._origins.append(_Origin(len(self._origins), 0, (-1, -1)))
+        origin = self._origins[self.names.index(component)]
+        origin.epoch += 1
+        origin.allowed = {cls.__name__.encode(): topics.topic(topics.KIND_OF[cls]) for cls in publishes}
+        self._routes.clear()
+        return origin.number
+
+    def epoch(self, origin: int) -> int:
+        """Return the epoch at which *origin* may publish."""
+        return self._origins[origin].epoch
+
+    def last_output(self, origin: int) -> tuple[int, int]:
+        """Return (cause, n) of the last output of *origin*; (-1, -1) when it has had none."""
+        return self._origins[origin].cause, self._origins[origin].n
+
+    # --- The order ----------------------------------------------------------------------------
+
+    @property
+    def topic_counts(self) -> dict[bytes, int]:
+        """The last tseq of every topic."""
+        return {name: topic.count for name, topic in self._topics.items()}
+
+    def accept(self, frame: bytes) -> bytes | None:
+        """Return *frame* with its place in the order, or None where it is refused or a repeat."""
+        stamped, _ = self.accept_all([frame])
+        return stamped[0] if stamped else None
+
+    def accept_all(self, frames: Iterable[bytes]) -> tuple[list[bytes], list[Run]]:
+        """
+        Give *frames*, in their order, their place in the one order.
+
+        What breaks a rule or is a repeat is left out and counted.
+
+        Returns: the stamped frames, and the same as runs of consecutive frames of one topic.
+        """
+        # Every message of the system passes here: names are local, and what can be decided once is.
+        stamped: list[bytes] = []
+        runs: list[Run] = []
+        routes, pack = self._routes, codec.pack_stamp
+        last: _Topic | None = None
+        for frame in frames:
+            at = frame.find(b"\0") + 1
+            body_at = at + _NAME.size
+            try:
+                tag_at = body_at + (4 if frame[body_at] == 0xDC else 2)
+                tag = frame[tag_at : tag_at + (frame[tag_at - 1] & 0x1F)]
+                n, cause = _COUNTS.unpack_from(frame, at + 6)
+            except (IndexError, struct.error):
+                self._count(f"unreadable: {frame[:40]!r}")
+                continue
+            # Topic, origin and epoch stand together at the front: with the type they decide all else.
+            key = frame[: at + 6] + tag
+            route = routes.get(key)
+            if route is None:
+                route = self._find_route(frame, tag)
+                if route is None:
+                    continue
+                routes[key] = route
+            origin, topic = route.origin, route.topic
+            if cause <= origin.cause and (cause < origin.cause or n <= origin.n):
+                self.duplicates += 1
+                continue
+            # A decision that cannot be read must leave no hole in the numbers. Market data is not
+            # opened here; who cannot read a message of it skips it and says so.
+            if route.is_opened and not self._open(frame[body_at:], route, tag):
+                continue
+            origin.cause, origin.n = cause, n
+            self.seq = seq = self.seq + 1
+            topic.count = tseq = topic.count + 1
+            tail = pack(seq, tseq) + frame[at:]
+            whole = frame[:at] + tail
+            stamped.append(whole)
+            if route.is_kept:
+                self.kept.append(whole)
+            if topic is not last:
+                last = topic
+                runs.append((frame[:at], [tail]))
+            else:
+                runs[-1][1].append(tail)
+        return stamped, runs
+
+    def _open(self, body: bytes, route: _Route, tag: bytes) -> bool:
+        try:
+            message = codec.decode(body)
+        except CodecError:
+            self._refuse(route.origin.number, f"a malformed {tag.decode()}")
+            return False
+        if route.is_summarized:
+            self.summary.add(message, body)
+        return True
+
+    def announce(self, message: m.Message) -> bytes:
+        """
+        Return the kernel's own *message* with its place in the order.
+
+        This is the only way to speak as the kernel: its origin is admitted to push nothing.
+        """
+        kernel, topic, body = self._kernel, topics.topic_of(message), codec.encode(message)
+        route = _Route(kernel, self._topic(topic), topics.topic(topics.KIND_OF[type(message)]))
+        kernel.cause, kernel.n = 0, kernel.n + 1
+        self.seq += 1
+        route.topic.count += 1
+        frame = codec.pack_output(topic, kernel.number, kernel.epoch, kernel.n, 0, body)
+        stamped = codec.stamp(frame, len(topic) + 1, self.seq, route.topic.count)
+        if route.is_kept:
+            self.kept.append(stamped)
+        if route.is_summarized:
+            self.summary.add(message, body)
+        return stamped
+
+    def _topic(self, topic: bytes) -> _Topic:
+        return self._topics.setdefault(topic, _Topic(0))
+
+    def _find_route(self, frame: bytes, tag: bytes) -> _Route | None:
+        try:
+            topic, _, number, epoch, _, _ = codec.split_output(frame)
+        except CodecError:
+            self._count(f"unreadable: {frame[:40]!r}")
+            return None
+        origin = self._origins[number] if number < len(self._origins) else None
+        if origin is None or epoch != origin.epoch:
+            self._refuse(number, "an older epoch")
+            return None
+        kind = origin.allowed.get(tag)
+        if kind is None or not topic.startswith(kind):
+            what = f"{tag.decode(errors='replace')} on {topic.decode(errors='replace')}"
+            self._refuse(number, what)
+            return None
+        return _Route(origin, self._topic(topic), kind)
+
+    def _refuse(self, number: int, why: str) -> None:
+        self._count(f"{self.names[number] if number < len(self.names) else number}: {why}")
+
+    def _count(self, refusal: str) -> None:
+        self.refused[refusal] = self.refused.get(refusal, 0) + 1
+
+    def take_kept(self) -> list[bytes]:
+        """Return the frames to keep for good that were stamped since the last time."""
+        kept, self.kept = self.kept, []
+        return kept
+
+    # --- State --------------------------------------------------------------------------------
+
+    def to_bytes(self) -> bytes:
+        """Return the state as it is now."""
+        state = SequencerState(
+            self.session,
+            self.seq,
+            self.topic_counts,
+            self.names,
+            {origin.number: origin.epoch for origin in self._origins},
+            {origin.number: (origin.cause, origin.n) for origin in self._origins if origin.cause >= 0},
+            self.summary.to_bytes(),
+        )
+        return msgspec.msgpack.encode(state)
+
+
+def roll_forward(state: bytes, frames: Iterable[bytes]) -> SequencerState:
+    """
+    Return the state after the journaled *frames* that follow the written *state* (b"" for none).
+
+    Raises: CodecError: the frames do not continue it.
+    """
+    rolled = msgspec.msgpack.decode(state, type=SequencerState) if state else SequencerState()
+    summary = Summary(rolled.summary)
+    for raw in frames:
+        frame = codec.unpack(raw)
+        if frame.seq != rolled.seq + 1:
+            raise CodecError(f"the journal continues with seq {frame.seq} after {rolled.seq}")
+        rolled.seq = frame.seq
+        rolled.tseq[frame.topic] = frame.tseq
+        rolled.outputs[frame.origin] = (frame.cause, frame.n)
+        rolled.epochs[frame.origin] = max(frame.epoch, rolled.epochs.get(frame.origin, 0))
+        if topics.parse(frame.topic)[0] in WANTED:
+            summary.add(codec.decode(frame.body), frame.body)
+    rolled.summary = summary.to_bytes()
+    return rolled

@@ -1,0 +1,98 @@
+"""
+Topics: the only place that spells or parses one.
+
+A topic is `kind.exchange.SYMBOL.` with **every segment closed by a dot**. ZeroMQ
+matches by prefix, so without the last dot a subscriber to BTC-USD would also get
+BTC-USDT. The slash of a symbol becomes a dash. A message type belongs to one kind,
+and a kind says how long the journal keeps it.
+"""
+
+from collections.abc import Iterable
+
+from . import messages as m
+
+#: kind -> the message types it carries.
+KINDS: dict[str, tuple[type[m.Message], ...]] = {
+    "instrument": (m.Instrument,),
+    "book": (m.BookSnapshot, m.BookDelta),
+    "trade": (m.Trade,),
+    "quote": (m.Quote,),
+    "feed": (
+        m.FeedConnected,
+        m.FeedLost,
+        m.SequenceGap,
+        m.BookStale,
+        m.BookResynced,
+        m.BookCrossed,
+        m.FeedSummarized,
+        m.FeedEnded,
+    ),
+    "time": (m.TimeTick,),
+    "feature": (m.FeatureVector,),
+    "order": (
+        m.SubmitOrder,
+        m.CancelOrder,
+        m.OrderDenied,
+        m.OrderSubmitted,
+        m.OrderAccepted,
+        m.OrderRejected,
+        m.OrderCanceled,
+        m.OrderExpired,
+    ),
+    "fill": (m.OrderFilled,),
+    "verdict": (m.RiskVerdict,),
+    "markout": (m.MarkoutMeasured,),
+    "portfolio": (m.PortfolioSnapshot,),
+    "control": (m.HaltTrading, m.ResumeTrading, m.TradingHalted, m.TradingResumed),
+    "system": (
+        m.KernelStarted,
+        m.KernelStopped,
+        m.HostStarted,
+        m.HostStopped,
+        m.PluginFailed,
+        m.PluginChanged,
+    ),
+    "sync": (m.Sync,),
+}
+
+KIND_OF: dict[type[m.Message], str] = {cls: kind for kind, classes in KINDS.items() for cls in classes}
+
+#: Kinds whose bytes are the behaviour of a run: two runs that agree on them did the same.
+DECISION_KINDS = frozenset({"order", "fill", "verdict"})
+
+#: Kinds the journal keeps for good; the others are kept hot for hours and then live on in the tape.
+KEPT_KINDS = DECISION_KINDS | {"markout", "portfolio", "control", "system", "instrument"}
+
+_cache: dict[tuple[str, str, str], bytes] = {}
+
+
+def topic(kind: str, exchange: str = "", symbol: str = "") -> bytes:
+    """Return the topic of *kind*, narrowed by *exchange* and *symbol* ("BTC/USDT") where given."""
+    key = (kind, exchange, symbol)
+    if (known := _cache.get(key)) is None:
+        parts = [kind, exchange, symbol.replace("/", "-")]
+        known = _cache[key] = "".join(f"{part}." for part in parts if part).encode()
+    return known
+
+
+def topic_of(message: m.Message) -> bytes:
+    """Return the topic that *message* is published on."""
+    return topic(KIND_OF[type(message)], getattr(message, "exchange", ""), getattr(message, "symbol", ""))
+
+
+def parse(text: bytes) -> tuple[str, str, str]:
+    """
+    Return (kind, exchange, symbol) of a topic, "" for what it does not name.
+
+    Raises: ValueError: a segment is not closed, or the kind is unknown.
+    """
+    parts = text.decode().split(".")
+    if parts[-1] or not 2 <= len(parts) <= 4 or parts[0] not in KINDS:
+        raise ValueError(f"expected kind.exchange.SYMBOL. with every segment closed, was {text!r}")
+    kind, exchange, symbol = (*parts[:-1], "", "")[:3]
+    return kind, exchange, symbol.replace("-", "/")
+
+
+def prefixes(types: Iterable[type[m.Message]]) -> list[bytes]:
+    """Return the subscriptions that cover *types*, sorted."""
+    return sorted({topic(KIND_OF[cls]) for cls in types})
