@@ -1,0 +1,3 @@
+"""A strategy that cannot be imported."""
+
+raise RuntimeError("this module is broken")
