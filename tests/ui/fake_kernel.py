@@ -1,0 +1,176 @@
+"""A kernel without plugins: it starts the real console host, publishes what a test says, and answers."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+
+from tickerml.kernel import codec, control
+from tickerml.kernel import messages as m
+from tickerml.kernel.config import KernelSettings, PluginPlan
+from tickerml.kernel.journal import Checkpoint, JournalWriter
+from tickerml.kernel.sequencer import Sequencer, SequencerState
+
+TOKEN = "0" * 32
+PLUGINS = [("exchange-fake", "exchange"), ("risk-fake", "risk_rule"), ("console", "page")]
+
+
+class FakeKernel:
+    """Real sockets, real journal, real frames; the state is the test's."""
+
+    def __init__(self, home: Path, port: int) -> None:
+        self.home = home
+        self.process: subprocess.Popen[bytes] | None = None
+        self.requests: list[Any] = []
+        self.unfit: list[str] = []
+        self.halted_by = ""
+        self.pulse: Callable[[], list[m.Message]] = list  # published five times a second
+        self._disabled: set[str] = set()
+        self._runtime = tempfile.mkdtemp(prefix="fk-")
+        run_dir = home / "run"
+        self._writer = JournalWriter(run_dir / "journal", map_mb=64, commit_ms=2)
+        self._writer.start()
+        self._sequencer = Sequencer(SequencerState())
+        self._context = zmq.Context()
+        self._bus = self._context.socket(zmq.PUB)
+        self._bus.bind(control.bus_address(self._runtime))
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.bind(control.control_address(self._runtime))
+        console = PluginPlan(
+            id="console",
+            kind="page",
+            host="console",
+            enabled=True,
+            module="",
+            publishes=None,
+            options={"port": port},
+        )
+        self._welcome = control.Welcome(
+            session=1,
+            plugins=[console],
+            config="plugins.toml",
+            settings=KernelSettings(),
+            started_ns=0,
+            rules=[],
+            vital=[],
+            revived=[],
+            has_gate=False,
+            home=str(home),
+            run_dir=str(run_dir),
+            profile="demo",
+        )
+        beacon = control.Beacon(os.getpid(), self._runtime, "demo", str(run_dir), 1)
+        control.beacon_path(home).write_bytes(msgspec.json.encode(beacon))
+        self._lock = threading.Lock()
+        self._is_stopped = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def start_console(self) -> subprocess.Popen[bytes]:
+        """Start the host process, by a thread that outlives it; returns once it has started or has failed."""
+        command = [sys.executable, "-m", "tickerml.kernel.host", "console", self._runtime]
+        environment = {**os.environ, control.TOKEN_VARIABLE: TOKEN}
+        process = self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b"console.started" in line:
+                break
+        return process
+
+    def publish(self, *messages: m.Message, is_lost: bool = False) -> None:
+        """Order, keep and send *messages*; what is lost is kept, but no subscriber gets it."""
+        with self._lock:
+            for message in messages:
+                self._send(self._sequencer.announce(message), is_lost)
+
+    def publish_unreadable(self, message: m.Message) -> None:
+        """Order, keep and send *message* as a version with other fields would write it."""
+        with self._lock:
+            frame = self._sequencer.announce(message)
+            self._send(frame[: -len(codec.encode(message))] + msgspec.msgpack.encode(["Trade", "no"]), False)
+
+    def _send(self, frame: bytes, is_lost: bool) -> None:
+        self._writer.append([frame], self._sequencer.take_kept(), self._sequencer.to_bytes(), [])
+        if not is_lost:
+            at = frame.index(0) + 1
+            self._bus.send(codec.pack_run(frame[:at], [frame[at:]]))
+
+    def checkpoint(self, bus: bytes) -> None:
+        """Keep *bus* as the state of a host named trade that has seen everything so far."""
+        with self._lock:
+            position = self._sequencer.seq
+            state = msgspec.msgpack.encode(control.HostState(position, {}, bus))
+            self._writer.append([], [], self._sequencer.to_bytes(), [Checkpoint("trade", position, state)])
+
+    def close(self) -> None:
+        """Stop everything."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.communicate(timeout=20)
+        self._is_stopped.set()
+        self._thread.join()
+        self._writer.close()
+        self._context.destroy(linger=0)
+        shutil.rmtree(self._runtime)
+
+    def _serve(self) -> None:
+        told_at = 0.0
+        while not self._is_stopped.is_set():
+            if self._router.poll(20):
+                identity, data = self._router.recv_multipart()
+                if (answer := self._answer(control.decode(data))) is not None:
+                    self._router.send_multipart([identity, control.encode(answer)])
+            if time.monotonic() - told_at > 0.2:
+                told_at = time.monotonic()
+                self.publish(*self.pulse())
+                with self._lock:
+                    self._bus.send(b"~status.\0" + msgspec.json.encode(self._report()))
+
+    def _answer(self, message: Any) -> Any:
+        match message:
+            case control.Hello():
+                return self._welcome
+            case control.Present():
+                return control.Admitted({}, {}, {}, 0, {})
+            case control.Unfit():
+                self.unfit.append(message.error)
+            case control.HaltRequest():
+                self.halted_by = f"{message.source}: {message.reason}"
+                self.publish(m.TradingHalted(time.time_ns(), message.source, message.reason))
+            case control.ResumeRequest():
+                self.halted_by = ""
+                self.publish(m.TradingResumed(time.time_ns(), message.source, message.reason))
+            case control.PluginRequest():
+                (self._disabled.discard if message.is_enabled else self._disabled.add)(message.plugin)
+            case _:
+                return None
+        self.requests.append(message)
+        return control.Done(self._sequencer.seq)
+
+    def _report(self) -> dict[str, Any]:
+        def plugin(name: str, kind: str) -> dict[str, Any]:
+            state = "disabled" if name in self._disabled else "active"
+            return {"id": name, "kind": kind, "host": name, "state": state, "reason": ""}
+
+        hosts = [
+            {"host": name, "state": "ready", "pid": 1, "restarts": 0, "lag": 3, "rss_mb": 41.5, "reason": ""}
+            for name in (*(plugin for plugin, _ in PLUGINS), "trade")
+        ]
+        return {
+            "state": "running",
+            "seq": self._sequencer.seq,
+            "messages_per_s": 250.0,
+            "halted_by": self.halted_by or None,
+            "hosts": hosts,
+            "plugins": [plugin(name, kind) for name, kind in PLUGINS],
+            "summary": {"orders": 3, "fills": 1, "orders_denied": 0},
+        }
