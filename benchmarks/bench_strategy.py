@@ -1,11 +1,18 @@
-"""A strategy for benchmarks: it answers some trades with an order that carries the trade's stamp."""
+"""
+A strategy for benchmarks: it answers some trades with an order that carries the trade's stamp.
 
+It sees OrderSubmitted when the simulator does, and says in its next order's reason how
+many ns had passed since the trade was made. So it alone reads a real clock in a handler.
+"""
+
+import time
 from typing import Annotated
 
 import msgspec
 
 from tickerml.kernel import (
     Options,
+    OrderSubmitted,
     OrderType,
     Side,
     StrategySpec,
@@ -29,6 +36,7 @@ class Answers:
     def __init__(self, ctx: Context, options: AnswerOptions) -> None:
         self._ctx = ctx
         self._every = options.every
+        self._last = ""
 
     def on_trade(self, trade: Trade) -> None:
         if trade.seq % self._every == 0:
@@ -45,8 +53,12 @@ class Answers:
                     TimeInForce.IOC,
                     trade.price - 1000,  # below the book: it is let through, travels, and expires
                     20_000,
+                    reason=self._last,
                 )
             )
+
+    def on_order_submitted(self, order: OrderSubmitted) -> None:
+        self._last = str(time.monotonic_ns() - int(order.order_id.partition("-")[2]))
 
     def snapshot(self) -> bytes:
         return b""

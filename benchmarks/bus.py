@@ -5,9 +5,11 @@ What the bus costs: throughput against raw ZeroMQ in the same run, latency, memo
 
 journal_ratio      sequenced + journalled messages/s over raw PUB to SUB messages/s, same bytes,
                    one subscriber each, over ipc; the median of R rounds taken in turn
-tick_to_order_us   by rate: from the making of a tick in the feed's process to its order reaching a
-                   subscriber: feed, kernel, trade host (gate included), kernel, subscriber
-raw_chain_us       the same four hops over bare sockets and processes that do nothing else: the floor here
+tick_to_order_us   by rate: from the making of a tick in the feed's process until the simulator has its
+                   order: feed, kernel, trade host (strategy, both rules, the gate)
+tick_to_subscriber_us  until another process sees that order on the bus: two hops more
+floor_two_hops_us, floor_four_hops_us
+                   the same hops over bare sockets and processes that do nothing else
 pss_mb, rss_mb     per process of the headless set (profile pi), after some seconds
 start_to_order_s   from the command to the first order in the journal, profile demo
 """
@@ -219,8 +221,8 @@ def connect(home: str) -> Client:
     raise TimeoutError("the kernel did not start")
 
 
-def tick_to_order(rate: int, seconds: float) -> dict[str, float]:
-    """Return p50 and p99 in microseconds at *rate* ticks a second."""
+def tick_to_order(rate: int, seconds: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Return p50 and p99 in microseconds at *rate* ticks a second, to the simulator and to a subscriber."""
     home = tempfile.mkdtemp(prefix="tml-home-")
     path = Path(home) / "bench.toml"
     path.write_text(LATENCY_CONFIG.format(rate=rate, every=rate // ORDERS_PER_S))
@@ -229,18 +231,20 @@ def tick_to_order(rate: int, seconds: float) -> dict[str, float]:
     client.subscribe(b"order.")
     time.sleep(1.0)
     client.receive(0, 1_000_000)  # what came while everything was warming up
-    latencies = []
+    to_simulator, to_subscriber = [], []
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         for raw in client.receive(200):
             now = time.monotonic_ns()
             message = codec.decode(codec.unpack(raw).body)
             if isinstance(message, SubmitOrder):
-                latencies.append((now - int(message.order_id.partition("-")[2])) / 1000)
+                to_subscriber.append((now - int(message.order_id.partition("-")[2])) / 1000)
+                if message.reason:
+                    to_simulator.append(int(message.reason) / 1000)
     process.terminate()
     process.wait(60)
     shutil.rmtree(home)
-    return quantiles(latencies)
+    return quantiles(to_simulator), quantiles(to_subscriber)
 
 
 def forward(directory: str) -> None:
@@ -265,7 +269,7 @@ def answer(directory: str, every: int) -> None:
         tick = inlet.recv()
         count += 1
         if count % every == 0:
-            outlet.send(b"order" + tick[4:])
+            outlet.send(b"order%b %d" % (tick[4:].strip(), time.monotonic_ns()))
 
 
 def feed(directory: str, rate: int) -> None:
@@ -281,8 +285,8 @@ def feed(directory: str, rate: int) -> None:
         time.sleep(0.0005)
 
 
-def raw_chain(rate: int, seconds: float) -> dict[str, float]:
-    """Return p50 and p99 in microseconds of the same four hops over bare sockets that do nothing else."""
+def raw_chain(rate: int, seconds: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Return what tick_to_order() does for bare sockets whose processes do nothing else."""
     directory = tempfile.mkdtemp(prefix="tml-")
     context = multiprocessing.get_context("spawn")
     targets = (
@@ -296,19 +300,20 @@ def raw_chain(rate: int, seconds: float) -> dict[str, float]:
     socket = zmq.Context.instance().socket(zmq.SUB)
     socket.connect(f"ipc://{directory}/bus")
     socket.subscribe(b"order")
-    latencies = []
+    to_answerer, to_subscriber = [], []
     began = time.monotonic()
     while time.monotonic() < began + 2.0 + seconds:
         if socket.poll(200):
-            stamp = int(socket.recv()[5:])
+            made, answered = map(int, socket.recv()[5:].split())
             if time.monotonic() > began + 2.0:  # after everything has warmed up
-                latencies.append((time.monotonic_ns() - stamp) / 1000)
+                to_answerer.append((answered - made) / 1000)
+                to_subscriber.append((time.monotonic_ns() - made) / 1000)
     for process in processes:
         process.terminate()
         process.join()
     socket.close()
     shutil.rmtree(directory)
-    return quantiles(latencies)
+    return quantiles(to_answerer), quantiles(to_subscriber)
 
 
 def quantiles(latencies: list[float]) -> dict[str, float]:
@@ -400,12 +405,17 @@ def main() -> None:
         (raw_throughput(arguments.messages), bus_throughput(arguments.messages))
         for _ in range(arguments.rounds)
     ]
+    rates = (1_000, 10_000)
+    orders = {str(rate): tick_to_order(rate, arguments.seconds) for rate in rates}
+    floor = {str(rate): raw_chain(rate, arguments.seconds) for rate in rates}
     report: dict[str, Any] = {
         "journal_ratio": round(statistics.median(bus / raw for raw, bus in rounds), 3),
         "raw_per_s": round(statistics.median(raw for raw, _ in rounds)),
         "bus_per_s": round(statistics.median(bus for _, bus in rounds)),
-        "tick_to_order_us": {str(rate): tick_to_order(rate, arguments.seconds) for rate in (1_000, 10_000)},
-        "raw_chain_us": {str(rate): raw_chain(rate, arguments.seconds) for rate in (1_000, 10_000)},
+        "tick_to_order_us": {rate: simulator for rate, (simulator, _) in orders.items()},
+        "tick_to_subscriber_us": {rate: subscriber for rate, (_, subscriber) in orders.items()},
+        "floor_two_hops_us": {rate: two for rate, (two, _) in floor.items()},
+        "floor_four_hops_us": {rate: four for rate, (_, four) in floor.items()},
         **memory(3.0),
         "start_to_order_s": start_to_order(),
     }
