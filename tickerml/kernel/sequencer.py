@@ -75,6 +75,16 @@ class _Route:
         self.is_opened = self.is_kept or self.is_summarized
 
 
+def _tag_at(data: bytes, body_at: int) -> int:
+    # A body is a msgpack array, of more than 15 elements behind 3 bytes, else behind 1; its first is the tag.
+    return body_at + (4 if data[body_at] == 0xDC else 2)
+
+
+def _tag_end(data: bytes, body_at: int) -> int:
+    start = _tag_at(data, body_at)
+    return start + (data[start - 1] & 0x1F)
+
+
 class Sequencer:
     """Stamps, admits, fences and deduplicates."""
 
@@ -139,33 +149,28 @@ class Sequencer:
         # Every message of the system passes here: names are local, and what can be decided once is.
         stamped: list[bytes] = []
         runs: list[Run] = []
-        routes, pack = self._routes, codec.pack_stamp
+        pack = codec.pack_stamp
         last: _Topic | None = None
+        route: _Route | None = None
+        head = lead = b""  # of the frame before: its topic, origin and epoch; the start of its body
+        at = body_at = 0
         for frame in frames:
-            at = frame.find(b"\0") + 1
-            body_at = at + _NAME.size
-            try:
-                tag_at = body_at + (4 if frame[body_at] == 0xDC else 2)
-                tag = frame[tag_at : tag_at + (frame[tag_at - 1] & 0x1F)]
-                n, cause = _COUNTS.unpack_from(frame, at + 6)
-            except (IndexError, struct.error):
-                self._count(f"unreadable: {frame[:40]!r}")
-                continue
-            # Topic, origin and epoch stand together at the front: with the type they decide all else.
-            key = frame[: at + 6] + tag
-            route = routes.get(key)
-            if route is None:
-                route = self._find_route(frame, tag)
+            # Most frames are like the one before, and then there is nothing to look up.
+            if not (route and frame.startswith(head) and frame.startswith(lead, body_at)):
+                at = frame.find(b"\0") + 1
+                body_at = at + _NAME.size
+                route = self._route(frame, at, body_at)
                 if route is None:
                     continue
-                routes[key] = route
+                head, lead = frame[: at + 6], frame[body_at : _tag_end(frame, body_at)]
+            n, cause = _COUNTS.unpack_from(frame, at + 6)
             origin, topic = route.origin, route.topic
             if cause <= origin.cause and (cause < origin.cause or n <= origin.n):
                 self.duplicates += 1
                 continue
             # A decision that cannot be read must leave no hole in the numbers. Market data is not
             # opened here; who cannot read a message of it skips it and says so.
-            if route.is_opened and not self._open(frame[body_at:], route, tag):
+            if route.is_opened and not self._open(frame[body_at:], route):
                 continue
             origin.cause, origin.n = cause, n
             self.seq = seq = self.seq + 1
@@ -182,11 +187,28 @@ class Sequencer:
                 runs[-1][1].append(tail)
         return stamped, runs
 
-    def _open(self, body: bytes, route: _Route, tag: bytes) -> bool:
+    def _route(self, frame: bytes, at: int, body_at: int) -> _Route | None:
+        """Return what is decided for frames like this one; None, and counted, where it is refused."""
+        try:
+            tag = frame[_tag_at(frame, body_at) : _tag_end(frame, body_at)]
+            _NAME.unpack_from(frame, at)
+        except (IndexError, struct.error):
+            self._count(f"unreadable: {frame[:40]!r}")
+            return None
+        # Topic, origin and epoch stand together at the front: with the type they decide all else.
+        key = frame[: at + 6] + tag
+        route = self._routes.get(key)
+        if route is None and (route := self._find_route(frame, tag)):
+            self._routes[key] = route
+        return route
+
+    def _open(self, body: bytes, route: _Route) -> bool:
         try:
             message = codec.decode(body)
         except CodecError:
-            self._refuse(route.origin.number, f"a malformed {tag.decode()}")
+            self._refuse(
+                route.origin.number, f"a malformed {body[_tag_at(body, 0) : _tag_end(body, 0)].decode()}"
+            )
             return False
         if route.is_summarized:
             self.summary.add(message, body)
