@@ -92,7 +92,12 @@ class Component(Protocol):
 
 
 class Source(Component, Protocol):
-    """An exchange whose data has an order of its own: a capture, a synthetic market."""
+    """
+    An exchange whose data has an order of its own: a capture, a synthetic market.
+
+    One that makes its data up may have skip_to(ts): in a run whose time is now it is told, after an
+    outage, where market time is to go on.
+    """
 
     def events(self) -> Iterator[tuple[int, Sequence[m.Message]]]:
         """Yield (ts_recv, messages) for each input frame, from where the restored state left off."""

@@ -126,7 +126,6 @@ class OpenOrder(msgspec.Struct):
     side: Side
     price: int
     leaves: int
-    is_accepted: bool = False
     queue_ahead: int = 0
 
 
@@ -331,7 +330,7 @@ class ConsoleState:
                     self._forget_order(next(iter(self._owners)))
             case OrderAccepted():
                 if order := orders.get(message.order_id):
-                    order.is_accepted, order.queue_ahead = True, message.queue_ahead
+                    order.queue_ahead = message.queue_ahead
             case OrderRejected() | OrderCanceled() | OrderExpired():
                 self._forget_order(message.order_id)
 
