@@ -30,11 +30,13 @@ from typing import Any
 import zmq
 
 from tickerml.kernel import Side, SubmitOrder, Trade, codec, topics
-from tickerml.kernel.app import Kernel, Settings
+from tickerml.kernel.app import App
 from tickerml.kernel.client import Client
 from tickerml.kernel.config import KernelSettings, Plan
+from tickerml.kernel.core import Settings
 from tickerml.kernel.errors import KernelUnreachable
 from tickerml.kernel.journal import JournalReader
+from tickerml.kernel.notify import Notifier
 from tickerml.kernel.runs import latest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,14 +124,15 @@ class subscriber:
 def serve(home: str, frames_of: Any, address: Any) -> None:
     """Run a kernel without hosts, with one origin admitted by hand."""
     plan = Plan(config="", profile="bench", kernel=KernelSettings(), plugins=[])
-    kernel = Kernel(Settings(plan=plan, home=home, as_json=True))
-    origin = kernel.sequencer.admit("exchange-bench", [Trade])
-    frames_of.put((origin, kernel.sequencer.epoch(origin)))
+    app = App(Settings(plan=plan, home=home, as_json=True), Notifier({}))
+    sequencer = app.kernel.sequencer
+    origin = sequencer.admit("exchange-bench", [Trade])
+    frames_of.put((origin, sequencer.epoch(origin), app.kernel.open_link("bench")))
     address.put(json.loads((Path(home) / "kernel.json").read_text())["runtime"])
     with open(os.devnull, "w") as silence:
         os.dup2(silence.fileno(), 1)
         os.dup2(silence.fileno(), 2)
-    kernel.run()
+    app.run()
 
 
 def bus_throughput(count: int) -> float:
@@ -141,7 +144,7 @@ def bus_throughput(count: int) -> float:
     admitted, address = context.Queue(), context.Queue()
     process = context.Process(target=serve, args=(home, admitted, address))
     process.start()
-    origin, epoch = admitted.get(timeout=30)
+    origin, epoch, link = admitted.get(timeout=30)
     runtime = address.get(timeout=30)
     frames = make_frames(count, origin, epoch)
     socket = zmq.Context.instance().socket(zmq.PUSH)
@@ -149,8 +152,8 @@ def bus_throughput(count: int) -> float:
     client = Client(Path(home))
     with subscriber(control.bus_address(runtime), count, is_raw=False) as rates:
         began_seq = client.status()["committed"]
-        for at in range(0, count, BURST):
-            socket.send(codec.pack_burst(frames[at : at + BURST]))
+        for number, at in enumerate(range(0, count, BURST), 1):
+            socket.send(codec.pack_burst(frames[at : at + BURST], link, number))
         rate: float = rates.get(timeout=120)
     while client.status()["committed"] < began_seq + count:
         time.sleep(0.01)

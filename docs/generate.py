@@ -49,6 +49,9 @@ DOCS = ROOT / "docs"
 EVENTS = {
     "bus.burst_refused": "The kernel was pushed bytes that are not a burst of frames; they were dropped.",
     "bus.message_skipped": "A host was sent a message that it cannot read; it went on without it.",
+    "canary.lost": "A host does not hand back the number that crosses the whole pipeline every second.",
+    "canary.returned": "A host hands the number that crosses the pipeline back again.",
+    "console.began_again": "What the console showed no longer holds, or is too old; it starts afresh.",
     "console.fell_behind": "The console was sent more than it took, and reads the rest from the journal.",
     "console.message_skipped": "The console met a message that it could not show, and went on.",
     "console.password_created": "A first operator password was made and written to this file.",
@@ -63,15 +66,27 @@ EVENTS = {
     "feed.snapshot_refused": "The exchange did not give a book; the symbol stays untrusted until it does.",
     "feed.summarized": "What a feed has seen, once a minute instead of a line a message.",
     "feed.symbols_unlisted": "The exchange does not list these symbols; the others are followed.",
+    "host.caught_up": "A host that was late is with the others again.",
     "host.checkpoint_refused": "A checkpoint could not be taken back; the one before it is tried.",
     "host.failed": "A host cannot run at all; it is quarantined.",
     "host.fell_behind": "A host was sent more than it took, and reads the rest from the journal.",
+    "host.fell_late": "A host takes messages more than a second after they were ordered.",
     "host.joined_late": "A host is new to a run whose beginning is pruned; it starts with what comes now.",
     "host.started": "A host has restored its state, caught up and is ready.",
     "host.stopped": "A host's process is gone; restart_in_ms is -1 when it stays so.",
     "journal.checkpoint_damaged": "A stored checkpoint is damaged; the one before it is used.",
-    "journal.failed": "The journal cannot be written; nothing further is accepted.",
+    "journal.checkpoints_lost": "No checkpoint of a host is whole; it is rebuilt from the whole journal.",
+    "journal.clock_jumped": "The clock went ahead by over an hour; nothing is pruned for hot_hours.",
+    "journal.cut": "A damaged end of the journal was cut off; what it was lies in a file beside it.",
+    "journal.damage_found": "A part of the journal is damaged.",
+    "journal.failed": "The journal cannot be written; nothing is accepted until it can.",
+    "journal.grown": "The journal's file has become larger than its map, which was doubled.",
+    "journal.kept_mended": "What was damaged of what is kept for good was written again, or left out.",
+    "journal.recovered": "The journal can be written again, and what waited is.",
+    "journal.salvaged": "What could be read of a broken journal was copied into a new one.",
     "kernel.started": "Every host is ready and the sources have been let go.",
+    "kernel.state_changed": "What `status` says of the whole has changed, for this reason.",
+    "kernel.stood_still": "The kernel did not run for so long; no host is blamed for its silence then.",
     "kernel.stop_forced": "A step of the clean stop took more than 20 s; these hosts were killed.",
     "kernel.stopping": "A clean stop has begun, for this reason.",
     "order.denied": "The gate turned an order away; rule says who wanted that.",
@@ -82,6 +97,7 @@ EVENTS = {
     "risk.halted": "Trading is halted until a person resumes it.",
     "risk.resumed": "A person lifted the halt.",
     "tape.block_sealed": "A block of market data was written to the tape.",
+    "watchdog.not_told": "Whoever watches over the kernel could not be told something; told once a time.",
 }
 
 LEVELS = ("debug", "info", "warning", "error", "critical", "exception")
@@ -457,6 +473,8 @@ def configuration_page() -> str:
             A host holds either exchanges, or pages, or anything else; a mixture is refused. The gate is built
             in the host of the simulator.
         """),
+        f"## [host.NAME]\n\n{paragraph(config.HostEntry)}\n",
+        options_table(config.HostEntry),
         "## [plugin.ID.options] of the built-in plugins\n",
         *map(plugin_section, builtin_plugins()),
     )

@@ -1,6 +1,7 @@
 """What every test shares: which tests may be left out, how hypothesis searches, and quiet logs."""
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -22,6 +23,11 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "de
 
 # The default renderer draws each traceback with its locals, which takes longer than most tests.
 structlog.configure(processors=[structlog.processors.KeyValueRenderer(key_order=["event"])])
+
+
+# A run begun with nohup ignores hangups. The processes under test must not: a handler is not inherited.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 @pytest.hookimpl(tryfirst=True)

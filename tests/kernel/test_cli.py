@@ -55,6 +55,7 @@ def terminal(tmp_path):
     [
         (["status"], 3, "no kernel runs on .*home; start one with `tickerml run`"),
         (["stop"], 3, "no kernel runs on"),
+        (["restart"], 3, "no kernel runs on"),
         (["halt", "--reason", "lunch"], 3, "no kernel runs on"),
         (["backtest"], 2, "there is no plugins.toml here or in .*home; name one with --config"),
         (["backtest", "--config", "nowhere.toml"], 2, "cannot read the configuration nowhere.toml"),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickerml.kernel import CodecError, Message, Side, TimeTick, codec
+from tickerml.kernel import CodecError, Message, Side, TimeTick, codec, topics
 from tickerml.kernel import messages as m
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -194,14 +194,14 @@ def test_refuses_a_frame_that_ends_within_its_header(topic, kept):
 
 @given(st.lists(st.binary()))
 def test_a_burst_gives_back_its_frames(frames):
-    assert codec.unpack_burst(codec.pack_burst(frames)) == frames
+    assert codec.unpack_burst(codec.pack_burst(frames, 3, 9)) == (3, 9, frames)
 
 
 @given(st.lists(st.binary(min_size=1), min_size=1), st.data())
 def test_refuses_a_burst_that_was_cut_or_grew(frames, data):
-    burst = codec.pack_burst(frames)
+    burst = codec.pack_burst(frames, 1, 1)
 
-    with pytest.raises(CodecError, match=r"of frames|frames and their lengths"):
+    with pytest.raises(CodecError, match=r"of frames|frames and their lengths|expected a burst"):
         codec.unpack_burst(burst[: data.draw(st.integers(0, len(burst) - 1))])
     with pytest.raises(CodecError, match=r"of frames|frames and their lengths"):
         codec.unpack_burst(burst + b"more")
@@ -211,8 +211,10 @@ def test_refuses_a_burst_that_was_cut_or_grew(frames, data):
 def test_a_run_gives_back_its_frames_and_is_filtered_as_each_of_them(tails):
     topic = b"trade.kraken.BTC-USD.\0"
 
-    run = codec.pack_run(topic, tails)
+    counts = tuple(range(len(topics.KINDS)))
+    run = codec.pack_run(topic, codec.pack_kind_counts(*counts), tails)
 
+    assert codec.unpack_kind_counts(run) == counts
     assert codec.unpack_run(run) == [topic + tail for tail in tails]
     assert run.startswith(topic)
 

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tickerml.kernel import ConfigError, Options, config, registry
-from tickerml.kernel.config import KernelSettings, Plan, PluginPlan
+from tickerml.kernel.config import HostEntry, KernelSettings, Plan, PluginPlan
+from tickerml.kernel.supervisor import Supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
 WHOLE = """
@@ -43,6 +46,13 @@ account = "paper"
 
 [plugin.console]
 kind = "page"
+"""
+
+
+LIMITS = """
+[host.trade]
+max_rss_mb = 300
+max_cpu = 0.5
 """
 
 
@@ -111,6 +121,26 @@ def test_a_file_without_the_right_frame_is_refused(tmp_path, text, said):
         ("commit_ms = 100", "seed = -1", "profile.small.kernel.seed: expected `int` >= 0, was -1"),
         ("[profile.other]", "[profile.other]\nkernle = 1", "profile.other.kernle: unknown key; did you mean"),
         (
+            'kind = "page"',
+            'kind = "page"\n[host.trade]\nmax_rs_mb = 1',
+            "host.trade.max_rs_mb: unknown key; did",
+        ),
+        (
+            'kind = "page"',
+            'kind = "page"\n[host.trade]\nmax_cpu = -1',
+            "host.trade.max_cpu: expected `float` >= 0",
+        ),
+        (
+            'kind = "page"',
+            'kind = "page"\n[host.trade]\nmax_lag_s = 601',
+            "host.trade.max_lag_s: expected `float` <=",
+        ),
+        (
+            'kind = "page"',
+            'kind = "page"\n[host.trad]',
+            "host.trad: no plugin runs in a host of this name; did you mean 'trade'?",
+        ),
+        (
             'plugins = ["portfolio"]',
             'plugins = ["portfolio", "portfolio"]',
             "profile.other.plugins: 'portfolio' is named more than once",
@@ -171,6 +201,19 @@ def test_pages_can_be_left_out(tmp_path):
 
     assert "console" not in plan.hosts()
     assert plan.ids("page") == []
+
+
+def test_a_host_has_the_limits_of_its_table_and_others_the_defaults(tmp_path):
+    plan = config.plan(load(tmp_path, WHOLE + LIMITS), "small")
+
+    assert plan.limits_of("trade") == HostEntry(max_rss_mb=300, max_cpu=0.5, max_lag_s=5)
+    assert plan.limits_of("market") == HostEntry(max_rss_mb=0, max_cpu=0, max_lag_s=5)
+
+
+def test_a_plugin_with_a_host_of_its_own_has_limits_by_its_id(tmp_path):
+    plan = config.plan(load(tmp_path, WHOLE + "[host.console]\nmax_rss_mb = 200"), "small")
+
+    assert plan.limits_of("console").max_rss_mb == 200
 
 
 def test_an_override_moves_and_disables_plugins(tmp_path):
@@ -242,6 +285,64 @@ def test_a_plan_comes_back_whole_from_where_it_is_kept(tmp_path):
     plan = config.plan(load(tmp_path), "small", ["portfolio.account=other"])
 
     assert msgspec.json.decode(msgspec.json.encode(plan), type=Plan) == plan
+
+
+# --- Who needs whom ---------------------------------------------------------------------------------
+
+KINDS = ("exchange", "feature_set", "strategy", "risk_rule", "simulator", "store", "page")
+
+
+def needs_of(**hosts: str) -> dict[str, set[str]]:
+    """Return the needs of a plan with these hosts, each with its kinds of plugin, by their first letters."""
+    plugins = [
+        PluginPlan(
+            id=f"{host}-{kind}",
+            kind=next(name for name in KINDS if name.startswith(kind)),
+            host=host,
+            enabled=True,
+            module="",
+            publishes=None,
+            options={},
+        )
+        for host, kinds in hosts.items()
+        for kind in kinds.split()
+    ]
+    return Plan(config="", profile="x", kernel=KernelSettings(), plugins=plugins).needs()
+
+
+def test_data_is_let_in_when_everyone_is_there_who_takes_it_and_pages_are_nobodys_concern():
+    assert needs_of(market="e", trade="f st ri si", record="sto", console="p") == {
+        "market": {"trade", "record"},
+        "trade": set(),
+        "record": set(),
+        "console": set(),
+    }
+
+
+def test_strategies_wait_for_the_rules_simulators_and_features_of_other_hosts():
+    needs = needs_of(trade="str", rules="ri", sim="si sto", features="f", tape="sto", other="str")
+
+    assert needs["trade"] == needs["other"] == {"rules", "sim", "features"}
+    assert needs["rules"] == needs["sim"] == needs["features"] == needs["tape"] == set()
+
+
+def test_of_two_hosts_that_would_wait_for_each_other_the_first_by_name_does_not():
+    assert needs_of(a="str ri", b="str si", c="str") == {"a": set(), "b": {"a"}, "c": {"a", "b"}}
+    assert needs_of(a="str", b="str si") == {"a": {"b"}, "b": set()}
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abcdef"),
+        st.sampled_from(("e", "p")) | st.sets(st.sampled_from(("f", "str", "ri", "si", "sto")), min_size=1),
+    )
+)
+def test_needs_are_never_a_circle(hosts):
+    needs = needs_of(**{host: " ".join(sorted(kinds)) for host, kinds in hosts.items()})
+
+    Supervisor(hosts, 1, needs=needs)
+    assert needs.keys() == hosts.keys()
+    assert all(host not in needed for host, needed in needs.items())
 
 
 # --- Writing it -----------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def test_a_host_is_welcome_only_with_the_token_protocol_and_types_of_this_kernel
     for refused, said in [
         (msgspec.structs.replace(hello, token="guess"), "was not started by this kernel"),
         (msgspec.structs.replace(hello, token=""), "was not started by this kernel"),
-        (msgspec.structs.replace(hello, protocol=99), "speaks protocol 99, this kernel 1"),
+        (msgspec.structs.replace(hello, protocol=99), "speaks protocol 99, this kernel 2"),
         (
             msgspec.structs.replace(hello, schema="xyz"),
             r"other message types \(xyz\) than this kernel \(abc\)",

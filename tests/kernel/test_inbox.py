@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tickerml.kernel import CodecError, StoreError, codec
+from tickerml.kernel import CodecError, StoreError, SubscriptionLost, codec
 from tickerml.kernel.inbox import Inbox, Missing
 
 TRADES = (b"trade.a.", b"trade.b.", b"trade.c.")  # those that are subscribed to
@@ -147,6 +147,11 @@ def test_whatever_is_dropped_nothing_is_lost_in_silence_or_taken_twice(run, data
         if subscriber.unfilled:
             break  # the same, seen at once
 
+    assert_each_topic_is_whole_as_far_as_it_goes(subscriber)
+
+
+def assert_each_topic_is_whole_as_far_as_it_goes(subscriber: Subscriber) -> None:
+    """Nothing twice, nothing out of order, and no hole within a topic."""
     taken = subscriber.taken
     assert taken == sorted(set(taken))
     topics_of = {codec.unpack(raw).seq: codec.unpack(raw).topic for raw in subscriber.journal}
@@ -177,6 +182,96 @@ def test_a_loss_that_is_noticed_while_refilling_too_late_is_refused_and_not_skip
 
     with pytest.raises(StoreError, match=r"on trade\.a\. was lost before seq 3.* from the checkpoint"):
         subscriber.take(journal[3])
+
+
+# --- Told how far every topic is ------------------------------------------------------------------
+
+
+def counts_at(journal: list[bytes], seq: int) -> dict[bytes, int]:
+    """Return the last tseq of every topic at *seq*, as the kernel tells it."""
+    frames = [codec.unpack(raw) for raw in journal[:seq]]
+    return {frame.topic: frame.tseq for frame in frames}
+
+
+@settings(max_examples=150)
+@given(run=RUNS, data=st.data())
+def test_told_how_far_every_topic_is_nothing_stays_lost_whatever_was_dropped(run, data):
+    subscriber = Subscriber(stamp_all(run))
+    journal, inbox = subscriber.journal, subscriber.inbox
+    told = [*data.draw(st.sets(st.integers(1, max(1, len(run))))), len(run)]
+
+    try:
+        for seq, raw in enumerate(journal, 1):
+            if raw.startswith(PREFIXES) and not data.draw(st.booleans(), label=f"{seq} is dropped"):
+                subscriber.take(raw)
+            if seq in told and (missing := inbox.reconcile(seq, counts_at(journal, seq))):
+                subscriber.refill(missing.before)
+                assert inbox.position == seq
+    except StoreError:
+        assert_each_topic_is_whole_as_far_as_it_goes(subscriber)
+        return  # it was too late to put something in its place, and that was said
+
+    assert subscriber.unfilled or subscriber.taken == wanted(journal)
+    assert_each_topic_is_whole_as_far_as_it_goes(subscriber)
+
+
+@settings(max_examples=200)
+@given(before=RUNS, burst=RUNS, after=RUNS)
+def test_a_burst_that_was_dropped_whole_is_found_by_what_the_kernel_tells_next(before, burst, after):
+    journal = stamp_all([*before, *burst, *after])
+    subscriber = Subscriber(journal)
+    end_of_burst = len(before) + len(burst)
+
+    for seq, raw in enumerate(journal, 1):
+        if raw.startswith(PREFIXES) and not len(before) < seq <= end_of_burst:
+            subscriber.take(raw)
+        if seq == end_of_burst and (missing := subscriber.inbox.reconcile(seq, counts_at(journal, seq))):
+            subscriber.refill(missing.before)
+
+    assert subscriber.taken == wanted(journal)
+
+
+def test_a_drop_on_a_topic_that_has_gone_quiet_is_named():
+    journal = stamp_all([Said(b"trade.a.", 1), Said(b"trade.b.", 1), Said(b"trade.b.", 1)])
+    inbox = Inbox(PREFIXES)
+    inbox.receive(journal[0])
+
+    assert inbox.reconcile(3, counts_at(journal, 3)) == Missing(1, 4)
+    assert inbox.gaps == 1
+
+
+def test_one_who_has_everything_stands_where_the_kernel_stood_when_it_told():
+    journal = stamp_all([Said(b"trade.a.", 1), Said(b"book.a.", 1), Said(b"book.b.", 1)])
+    inbox = Inbox(PREFIXES)
+    inbox.receive(journal[0])
+
+    assert inbox.reconcile(3, counts_at(journal, 3)) is None
+    assert inbox.position == 3
+
+    assert inbox.reconcile(1, counts_at(journal, 1)) is None
+    assert inbox.position == 3
+
+
+def test_what_was_lost_before_what_was_taken_is_refused_as_soon_as_it_is_told():
+    journal = stamp_all([Said(b"trade.a.", 1), Said(b"trade.b.", 1)])
+    inbox = Inbox(PREFIXES)
+    inbox.receive(journal[1])
+
+    with pytest.raises(StoreError, match=r"on trade\.a\. was lost before seq 3, and others taken"):
+        inbox.reconcile(2, counts_at(journal, 2))
+
+
+def test_what_was_lost_before_what_was_taken_is_refused_when_the_journal_does_not_bring_it():
+    journal = stamp_all([Said(b"trade.a.", 1), Said(b"trade.b.", 1), Said(b"book.a.", 1)])
+    inbox = Inbox(PREFIXES)
+    inbox.receive(journal[1])
+
+    assert inbox.reconcile(3, counts_at(journal, 3)) == Missing(2, 4)
+    with pytest.raises(StoreError, match=r"on trade\.a\. was lost before seq 4"):
+        inbox.refill(journal[2])
+
+
+# --- Places ---------------------------------------------------------------------------------------
 
 
 def test_a_topic_that_is_new_counts_from_one_and_its_lost_beginning_is_missed():
@@ -228,7 +323,7 @@ def test_a_journal_that_was_pruned_under_a_subscriber_is_refused_and_not_skipped
     journal = stamp_all([Said(b"trade.a.", 1)] * 5)
     inbox = Inbox(PREFIXES, position=2, tseq={b"trade.a.": 2})
 
-    with pytest.raises(StoreError, match="goes on with seq 4 after 2"):
+    with pytest.raises(SubscriptionLost, match=r"goes on with seq 4 after 2.* jump to the head"):
         inbox.refill(journal[3])
 
     assert inbox.position == 2

@@ -14,11 +14,11 @@ from tickerml.kernel import messages as m
 from tickerml.kernel.backtest import Backtest
 from tickerml.kernel.clock import DATA_CLOCK_START_NS
 from tickerml.kernel.gate import gate_spec
-from tickerml.kernel.journal import JournalWriter
+from tickerml.kernel.journal import Checkpoint, JournalWriter, frame_seq
 from tickerml.kernel.localbus import LocalBus
 from tickerml.kernel.replay import Verification
 from tickerml.kernel.runs import PLAN_KEY, RUN_KEY, Run
-from tickerml.kernel.sequencer import Sequencer
+from tickerml.kernel.sequencer import KERNEL, Sequencer
 
 ODD_PLUGINS = Path(__file__).resolve().parents[1] / "plugins_for_tests"
 
@@ -102,7 +102,8 @@ def write(directory: Path, run: Recorded, frames: list[bytes] | None = None) -> 
     journal.start()
     frames = run.frames if frames is None else frames
     for at in range(0, len(frames), 500):
-        journal.append(frames[at : at + 500], [], run.state, [])
+        batch = frames[at : at + 500]
+        journal.append(batch, [], [Checkpoint(KERNEL, frame_seq(batch[-1]), run.state)])
     journal.close()
     return directory
 

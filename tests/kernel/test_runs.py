@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tickerml.kernel import StoreCorrupt, StoreError, StoreLocked, runs
+from tickerml.kernel import StoreCorrupt, StoreError, StoreLocked, codec, runs
 from tickerml.kernel import messages as m
 from tickerml.kernel.config import KernelSettings, Plan, PluginPlan
-from tickerml.kernel.journal import JournalWriter
+from tickerml.kernel.journal import Checkpoint, JournalWriter
 from tickerml.kernel.runs import HomeLock, Run
 from tickerml.kernel.sequencer import Sequencer, SequencerState
 
@@ -154,34 +154,33 @@ def test_the_tenthousandth_run_still_has_a_place(tmp_path):
 
 
 def test_without_a_journal_a_run_stands_at_its_beginning(tmp_path):
-    assert runs.recover(tmp_path / "journal") == SequencerState()
+    assert runs.recover(tmp_path / "journal") == runs.Recovered(SequencerState())
 
 
 def test_a_run_stands_where_its_journal_ends(tmp_path):
     sequencer = Sequencer()
-    frames = [sequencer.announce(m.TimeTick(ts)) for ts in range(10)]
-    written = sequencer.to_bytes()
+    frames = [sequencer.announce(m.KernelStarted(0, sequencer.session, "0", "demo"))]
+    checkpoint = Checkpoint("kernel", sequencer.seq, sequencer.to_bytes())
+    frames += [sequencer.announce(m.TimeTick(ts)) for ts in range(10)]
     with closing(JournalWriter(tmp_path / "journal", map_mb=1, commit_ms=1)) as journal:
-        journal.start()
-        journal.append(frames, [], written, [])
+        journal.append(frames, [], [checkpoint])
+        journal.commit_pending()
 
-    state = runs.recover(tmp_path / "journal")
+    recovered = runs.recover(tmp_path / "journal")
 
-    assert state == msgspec.msgpack.decode(written, type=SequencerState)
-    assert state.seq == 10
+    assert recovered.state == msgspec.msgpack.decode(sequencer.to_bytes(), type=SequencerState)
+    assert recovered.state.seq == 11
+    assert recovered.repaired == ""
+    assert recovered.written_ns > 0
 
 
-def test_a_run_whose_last_record_is_damaged_is_not_continued(tmp_path):
-    sequencer = Sequencer()
-    frame = sequencer.announce(m.HaltTrading(1, "operator", "a reason that compresses badly: 8f3a"))
+def test_a_journal_with_messages_of_another_version_is_not_continued(tmp_path):
+    frame = codec.stamp(codec.pack_output(b"system.", 0, 1, 1, 0, b"\x91\xa7Unheard"), 8, 1, 1)
     with closing(JournalWriter(tmp_path / "journal", map_mb=1, commit_ms=1)) as journal:
-        journal.start()
-        journal.append([frame], [], sequencer.to_bytes(), [])
-    file = tmp_path / "journal" / "data.mdb"
-    assert b"compresses badly" in file.read_bytes()
-    file.write_bytes(file.read_bytes().replace(b"compresses badly", b"compresses baldy"))
+        journal.append([frame], [], [])
+        journal.commit_pending()
 
-    with pytest.raises(StoreCorrupt, match="seq 1 is damaged"):
+    with pytest.raises(StoreCorrupt, match=r"cannot go on from the journal .* use the version"):
         runs.recover(tmp_path / "journal")
 
 

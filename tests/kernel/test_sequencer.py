@@ -340,5 +340,19 @@ def test_a_burst_is_ordered_as_its_frames_one_by_one_are(outputs):
     stamped, runs = together.sequencer.accept_all(frames)
 
     assert stamped == [apart.sequencer.accept(frame) for frame in frames]
-    assert [topic + tail for topic, tails in runs for tail in tails] == stamped
-    assert all(one != after for (one, _), (after, _) in itertools.pairwise(runs))
+    assert [topic + tail for topic, _, tails in runs for tail in tails] == stamped
+    assert all(one != after for (one, *_), (after, *_) in itertools.pairwise(runs))
+
+
+@given(st.lists(OUTPUTS, max_size=40))
+def test_every_run_tells_how_many_frames_of_each_kind_there_were(outputs):
+    run = Run()
+    frames = [frame_of(run.sequencer, run.market, trade(n), n) for n, _ in enumerate(outputs, 1)]
+    published = [run.sequencer.announce(m.Sync(0, "x"))]
+
+    _, runs = run.sequencer.accept_all(frames)
+
+    counts = Counter({"sync": len(published)})
+    for head, packed, tails in runs:
+        counts[topics.parse(head[:-1])[0]] += len(tails)
+        assert packed == codec.pack_kind_counts(*(counts[kind] for kind in topics.KINDS))

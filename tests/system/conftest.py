@@ -25,7 +25,7 @@ plugins = [{plugins}]
 [profile.test.kernel]
 clock = "{clock}"
 speed = "{speed}"
-checkpoint_s = 0.3
+checkpoint_s = {checkpoint}
 [plugin.exchange-synthetic]
 kind = "exchange"
 host = "market"
@@ -83,11 +83,19 @@ class System:
         clock: str = "data",
         speed: str = "max",
         duration: int = 60,
+        checkpoint: float = 0.3,
     ) -> None:
         """Write plugins.toml: the usual set with *plugins* added, described by *extra* tables."""
         names = ", ".join(f'"{name}"' for name in PLUGINS + plugins)
         self.config.write_text(
-            CONFIG.format(plugins=names, extra=extra, clock=clock, speed=speed, duration=duration)
+            CONFIG.format(
+                plugins=names,
+                extra=extra,
+                clock=clock,
+                speed=speed,
+                duration=duration,
+                checkpoint=checkpoint,
+            )
         )
 
     def command(self, *arguments: str) -> list[str]:

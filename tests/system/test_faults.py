@@ -95,26 +95,47 @@ def test_a_full_journal_stops_accepting_says_so_and_loses_nothing(
     assert json.loads(done.stdout)["decisions_sha256"] == undisturbed["summary"]["decisions_sha256"]
 
 
-def test_a_corrupt_journal_is_named_and_not_continued(system: Any) -> None:
+def damage_log(path: Path, *, is_last: bool) -> None:
+    """Turn bits of the first or the last record of the journal at *path*."""
+    with lmdb.open(str(path), max_dbs=4) as env:
+        log = env.open_db(b"log", create=False)
+        with env.begin(write=True) as txn, txn.cursor(log) as cursor:
+            assert cursor.last() if is_last else cursor.first()
+            value = bytearray(cursor.value())
+            value[60] ^= 0xFF
+            cursor.put(cursor.key(), bytes(value))
+
+
+def test_a_damaged_end_of_the_journal_is_set_aside_and_trading_halts(system: Any) -> None:
     system.start()
     system.wait_until(lambda report: report["seq"] >= 2000)
-    system.stop()
+    system.kill("kernel", 2500)
+    system.finish()
     path = system.run_dir / "journal"
-    with lmdb.open(str(path), max_dbs=4, readonly=True) as env:
-        log = env.open_db(b"log", create=False)
-        with env.begin() as txn, txn.cursor(log) as cursor:
-            assert cursor.last()
-            value = bytes(cursor.value())
-    data = path / "data.mdb"
-    content = bytearray(data.read_bytes())
-    at = content.rindex(value[:64]) + 60
-    content[at] ^= 0xFF
-    data.write_bytes(content)
+    damage_log(path, is_last=True)
 
     done = system.run()
 
-    assert done.returncode == 1
-    assert re.search(r"tickerml: the journal record at seq \d+ is damaged", done.stderr)
+    report = json.loads(done.stdout)
+    assert report["halted_by"].startswith("journal: the journal was damaged")
+    assert re.search(r"journal\.damage_found", done.stderr)
+    assert "Traceback" not in done.stderr
+    assert list(path.parent.glob("journal.damaged-*"))
+
+
+def test_damage_that_a_host_needs_is_named_and_not_continued(system: Any) -> None:
+    system.configure(checkpoint=60.0)
+    system.start()
+    system.wait_until(lambda report: report["seq"] >= 2000)
+    system.kill("kernel", 2500)
+    system.finish()
+    damage_log(system.run_dir / "journal", is_last=False)
+
+    done = system.run()
+
+    assert done.returncode == 5
+    assert re.search(r"tickerml: the journal .* is damaged .*needs\s+that to go on", done.stderr)
+    assert "tickerml journal repair" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -33,6 +33,7 @@ class FakeKernel:
         self.requests: list[Any] = []
         self.unfit: list[str] = []
         self.halted_by = ""
+        self.degraded: list[dict[str, Any]] = []
         self.pulse: Callable[[], list[m.Message]] = list  # published five times a second
         self._disabled: set[str] = set()
         self._runtime = tempfile.mkdtemp(prefix="fk-")
@@ -99,17 +100,17 @@ class FakeKernel:
             self._send(frame[: -len(codec.encode(message))] + msgspec.msgpack.encode(["Trade", "no"]), False)
 
     def _send(self, frame: bytes, is_lost: bool) -> None:
-        self._writer.append([frame], self._sequencer.take_kept(), self._sequencer.to_bytes(), [])
+        self._writer.append([frame], self._sequencer.take_kept(), [])
         if not is_lost:
             at = frame.index(0) + 1
-            self._bus.send(codec.pack_run(frame[:at], [frame[at:]]))
+            self._bus.send(codec.pack_run(frame[:at], self._sequencer.kind_counts, [frame[at:]]))
 
     def checkpoint(self, bus: bytes) -> None:
         """Keep *bus* as the state of a host named trade that has seen everything so far."""
         with self._lock:
             position = self._sequencer.seq
             state = msgspec.msgpack.encode(control.HostState(position, {}, bus))
-            self._writer.append([], [], self._sequencer.to_bytes(), [Checkpoint("trade", position, state)])
+            self._writer.append([], [], [Checkpoint("trade", position, state)])
 
     def close(self) -> None:
         """Stop everything."""
@@ -126,13 +127,15 @@ class FakeKernel:
         told_at = 0.0
         while not self._is_stopped.is_set():
             if self._router.poll(20):
-                identity, data = self._router.recv_multipart()
+                identity, *number, data = self._router.recv_multipart()
                 if (answer := self._answer(control.decode(data))) is not None:
-                    self._router.send_multipart([identity, control.encode(answer)])
+                    self._router.send_multipart([identity, *number, control.encode(answer)])
             if time.monotonic() - told_at > 0.2:
                 told_at = time.monotonic()
                 self.publish(*self.pulse())
                 with self._lock:
+                    head = control.Head(self._sequencer.seq, self._sequencer.topic_counts)
+                    self._bus.send(control.pack_head(head))
                     self._bus.send(b"~status.\0" + msgspec.json.encode(self._report()))
 
     def _answer(self, message: Any) -> Any:
@@ -140,7 +143,7 @@ class FakeKernel:
             case control.Hello():
                 return self._welcome
             case control.Present():
-                return control.Admitted({}, {}, {}, 0, {})
+                return control.Admitted({}, {}, {}, 0, {}, 1)
             case control.Unfit():
                 self.unfit.append(message.error)
             case control.HaltRequest():
@@ -162,11 +165,23 @@ class FakeKernel:
             return {"id": name, "kind": kind, "host": name, "state": state, "reason": ""}
 
         hosts = [
-            {"host": name, "state": "ready", "pid": 1, "restarts": 0, "lag": 3, "rss_mb": 41.5, "reason": ""}
+            {
+                "host": name,
+                "state": "ready",
+                "pid": 1,
+                "restarts": 0,
+                "lag": 3,
+                "lag_s": 0.2,
+                "rss_mb": 41.5,
+                "reason": "",
+            }
             for name in (*(plugin for plugin, _ in PLUGINS), "trade")
         ]
         return {
-            "state": "running",
+            "state": "degraded" if self.degraded else "running",
+            "since_ns": 0,
+            "degraded": self.degraded,
+            "canary": {"trade": 1.5},
             "seq": self._sequencer.seq,
             "messages_per_s": 250.0,
             "halted_by": self.halted_by or None,

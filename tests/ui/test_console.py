@@ -258,6 +258,19 @@ def test_the_kill_switch_asks_first_and_then_halts_until_a_person_resumes(open_p
     kernel.requests.clear()
 
 
+def test_what_is_degraded_is_shown_with_its_reason_until_it_is_well_again(open_page, kernel):
+    page = open_page()
+    page.locator(".degraded").wait_for(state="hidden")
+
+    kernel.degraded = [
+        {"part": "trade", "reason": f"no canary for 3.2 s {ATTACK}", "since_ns": 43_200 * NS_PER_S}
+    ]
+    page.get_by_text("DEGRADED: trade since 12:00:00 UTC: no canary for 3.2 s <img").wait_for()
+
+    kernel.degraded = []
+    page.locator(".degraded").wait_for(state="hidden")
+
+
 def test_switching_a_risk_rule_off_asks_first(open_page, kernel):
     page = open_page()
     switch = page.get_by_role("switch", name="risk-fake enabled")

@@ -1,11 +1,18 @@
 import json
 import subprocess
 import sys
+import threading
+from typing import ClassVar
 
 import pytest
+import structlog
 
-from tickerml.kernel import NS_PER_S, Side
+from tickerml.kernel import NS_PER_S, Side, codec, topics
+from tickerml.kernel.client import Heard
+from tickerml.kernel.subscription import Rewound
 from tickerml.kernel.testing import Harness, Market, instrument
+from tickerml.ui import follow
+from tickerml.ui.state import ConsoleState
 
 from .fake_kernel import FakeKernel
 
@@ -28,7 +35,7 @@ class Watched(ConsoleState):
 
 home = Path(sys.argv[1])
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-follower = Follower(home, home / "run", Watched(), structlog.get_logger())
+follower = Follower(home, Watched(), structlog.get_logger())
 follower.start()
 sys.stdin.readline()
 follower.stop()
@@ -105,3 +112,60 @@ def test_a_message_of_another_version_is_skipped_and_the_rest_is_shown(kernel, w
     kernel.publish(market.trade(NS_PER_S, 6_000_000, 1, Side.BUY))
 
     watch()(["60,000.00"], ["60,000.00"])
+
+
+class Scripted:
+    """A subscription that gives what the test wrote down for it, then a quiet bus; its journal is empty."""
+
+    scripts: ClassVar[list[list[object]]] = []
+    is_joined, position, gaps = True, 0, 0
+
+    def __init__(self, home, **asked):
+        self.asked = asked
+        self.events = [Heard(b"~status.", b'{"hosts": []}'), *self.scripts.pop(0)]
+
+    def receive(self, timeout_s):
+        return [self.events.pop(0)] if self.events else []
+
+    def lag_ns(self):
+        return self.events.pop(0) if self.events and isinstance(self.events[0], int) else 0
+
+    def journal(self):
+        return self
+
+    def frames(self, after, until, table=""):
+        return iter(())
+
+    def close(self):
+        pass
+
+
+def frame_of(seq, message):
+    return codec.Frame(topics.topic_of(message), seq, seq, 1, 1, 0, seq, codec.encode(message))
+
+
+@pytest.mark.parametrize(
+    "reason", [Rewound(0), int(follow.LATE_S + 1) * NS_PER_S], ids=["unsaid", "too late"]
+)
+def test_what_does_not_hold_or_is_too_old_is_forgotten_and_it_begins_again(
+    reason, kernel, market, monkeypatch
+):
+    wrong = market.trade(NS_PER_S, 6_000_000, 1, Side.BUY)
+    right = market.trade(NS_PER_S, 5_000_000, 1, Side.BUY)
+    scripts = [[frame_of(1, instrument()), frame_of(2, wrong), reason]]
+    scripts += [[frame_of(1, instrument()), frame_of(2, right)]]
+    monkeypatch.setattr(follow, "Subscription", type("Scripted", (Scripted,), {"scripts": scripts}))
+    is_right = threading.Event()
+
+    class Watched(ConsoleState):
+        def apply(self, message, at=None):
+            super().apply(message, at)
+            if message == right:
+                is_right.set()
+
+    follower = follow.Follower(kernel.home, Watched(), structlog.get_logger())
+    follower.start()
+    assert is_right.wait(20)
+    follower.stop()
+
+    assert [row.cells[1] for row in follower.state.print_rows(("test", "BTC/USDT"))] == ["50,000.00"]

@@ -273,6 +273,19 @@ def test_a_halt_is_known_from_the_message_and_from_the_report(state):
     assert state.halted_by == "console: stop"
 
 
+def test_what_is_degraded_is_told_with_the_reason_and_since_when(state):
+    assert state.sickness() == ""
+    rows = [
+        {"part": "trade", "reason": "1.2 s behind", "since_ns": 43_200 * S},
+        {"part": "market", "reason": "no canary for 3.1 s", "since_ns": 43_201 * S},
+    ]
+    state.apply_status({"degraded": rows}, 1.0)
+
+    assert state.sickness() == (
+        "trade since 12:00:00 UTC: 1.2 s behind · market since 12:00:01 UTC: no canary for 3.1 s"
+    )
+
+
 def test_plugins_show_the_cost_of_their_host_or_what_is_wrong(state):
     host = {"host": "trade", "state": "ready", "restarts": 2, "lag": 1_200, "rss_mb": 41.4, "reason": ""}
     plugins = [

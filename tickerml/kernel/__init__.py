@@ -27,6 +27,7 @@ from .errors import (
     StoreError,
     StoreFull,
     StoreLocked,
+    SubscriptionLost,
     TickerMLError,
 )
 from .hookspecs import (
@@ -54,6 +55,7 @@ from .messages import (
     BookSnapshot,
     BookStale,
     BookState,
+    Canary,
     CancelOrder,
     FeatureVector,
     FeedConnected,
@@ -113,6 +115,7 @@ __all__ = [
     "BookStale",
     "BookState",
     "BusError",
+    "Canary",
     "CancelOrder",
     "CaptureError",
     "Clock",
@@ -181,6 +184,7 @@ __all__ = [
     "StoreSpec",
     "StrategySpec",
     "SubmitOrder",
+    "SubscriptionLost",
     "Sync",
     "TickerMLError",
     "TimeInForce",

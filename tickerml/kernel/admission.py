@@ -58,10 +58,12 @@ def welcome(
     )
 
 
-def admit(present: control.Present, sequencer: Sequencer) -> control.Admitted:
+def admit(present: control.Present, sequencer: Sequencer, link: int) -> control.Admitted:
     """
     Admit what a host has built, each component at a new epoch.
 
+    Args:
+        link: the number of this incarnation of the host.
     Raises: HandshakeRefused: a component declares what its kind may not publish.
     """
     declared: dict[str, list[type[m.Message]]] = {}
@@ -82,4 +84,5 @@ def admit(present: control.Present, sequencer: Sequencer) -> control.Admitted:
         {plugin: sequencer.last_output(origin) for plugin, origin in origins.items()},
         sequencer.seq,
         sequencer.topic_counts,
+        link,
     )

@@ -7,6 +7,7 @@ exchange sessions, pages.
 """
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -36,17 +37,40 @@ class EventClock:
 
 
 class WallClock:
-    """The machine's own clock, made monotonic: a step backwards is held, not followed."""
+    """
+    The machine's own clock, made monotonic.
 
-    __slots__ = ("_last",)
+    It follows a step forwards. After a step backwards it goes on at half its speed until
+    the machine's clock has come up with it: time neither goes back nor stands still.
+    """
 
-    def __init__(self) -> None:
-        self._last = 0
+    __slots__ = ("_last", "_monotonic", "_seen", "_wall")
+
+    def __init__(
+        self,
+        wall: Callable[[], int] = time.time_ns,
+        monotonic: Callable[[], int] = time.monotonic_ns,
+        not_before: int = 0,
+    ) -> None:
+        """
+        Args:
+            wall, monotonic: the machine's clocks, ns.
+            not_before: the last time that an earlier session gave, ns UTC.
+        """
+        self._wall, self._monotonic = wall, monotonic
+        self._last, self._seen = max(not_before, wall()), monotonic()
 
     def now(self) -> int:
         """Return ns UTC, never less than the last answer."""
-        self._last = max(self._last, time.time_ns())
+        seen = self._monotonic()
+        elapsed, self._seen = seen - self._seen, seen
+        self._last = max(self._wall(), self._last + elapsed // 2)
         return self._last
+
+    @property
+    def ahead_ns(self) -> int:
+        """How far this clock is ahead of the machine's, which was set back."""
+        return max(0, self._last - self._wall())
 
     def advance(self, ts: int) -> None:
         """Do nothing: this clock moves by itself."""

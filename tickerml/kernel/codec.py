@@ -20,6 +20,7 @@ import msgspec
 
 from . import messages as m
 from .errors import CodecError
+from .topics import KINDS
 
 _encoder = msgspec.msgpack.Encoder()
 _any_message: Any = Union[m.message_types()]  # noqa: UP007 - a union of types that are known only at run time
@@ -29,6 +30,10 @@ _STAMP = struct.Struct("<QQ")  # seq, tseq
 NAME = struct.Struct("<HIIQ")  # origin, epoch, n, cause
 _HEADER = struct.Struct("<QQHIIQ")
 _COUNT = struct.Struct("<I")
+_BURST = struct.Struct("<II")  # link, number
+_KIND_COUNTS = struct.Struct(f"<{len(KINDS)}I")
+
+pack_kind_counts = _KIND_COUNTS.pack
 
 encode = _encoder.encode
 
@@ -97,33 +102,63 @@ def unpack(frame: bytes) -> Frame:
     return Frame._make((frame[: at - 1], *_HEADER.unpack_from(frame, at), frame[at + _HEADER.size :]))
 
 
-def pack_burst(frames: list[bytes]) -> bytes:
-    """
-    Return *frames* as one: their number and lengths, u32 each, and then themselves.
-
-    A burst is pushed as one ZeroMQ frame: a multipart costs its receiver six times as much.
-    """
+def _join(frames: list[bytes]) -> bytes:
+    """Return *frames* as one: their number and lengths, u32 each, and then themselves."""
     return struct.pack(f"<I{len(frames)}I", len(frames), *map(len, frames)) + b"".join(frames)
 
 
-def unpack_burst(burst: bytes) -> list[bytes]:
+def pack_burst(frames: list[bytes], link: int, number: int) -> bytes:
     """
-    Return the frames of a burst.
+    Return *frames* as one burst, which is pushed as one ZeroMQ frame.
+
+    A multipart would cost its receiver six times as much.
+
+    Args:
+        link: the incarnation of the host that pushes it.
+        number: counts that incarnation's bursts from 1, so that a lost one is noticed.
+    """
+    return _BURST.pack(link, number) + _join(frames)
+
+
+def unpack_burst(burst: bytes) -> tuple[int, int, list[bytes]]:
+    """
+    Return (link, number, frames) of a burst.
 
     Raises: CodecError: not a burst.
     """
-    return _split(burst, 0, b"")
+    try:
+        link, number = _BURST.unpack_from(burst)
+    except struct.error:
+        raise CodecError(f"expected a burst, was {burst[:40]!r}") from None
+    return link, number, _split(burst, _BURST.size, b"")
 
 
-def pack_run(topic: bytes, tails: list[bytes]) -> bytes:
+def pack_run(topic: bytes, kind_counts: bytes, tails: list[bytes]) -> bytes:
     """
     Return consecutive stamped frames of one topic as the one ZeroMQ frame they are published in.
 
+    With it goes how many frames of every kind have been published, itself included: so a
+    subscriber to some kinds knows at every run whether any was dropped on any of them, before
+    it takes what follows.
+
     Args:
         topic: with its closing 0x00, so that subscriptions match as they do on a single frame.
+        kind_counts: of pack_kind_counts, modulo 2**32, in the order of topics.KINDS.
         tails: what follows the topic in each frame.
     """
-    return topic + pack_burst(tails)
+    return topic + kind_counts + _join(tails)
+
+
+def unpack_kind_counts(run: bytes) -> tuple[int, ...]:
+    """
+    Return the kind counts of a run.
+
+    Raises: CodecError: not a run.
+    """
+    try:
+        return _KIND_COUNTS.unpack_from(run, run.find(b"\0") + 1)
+    except struct.error:
+        raise CodecError(f"expected a run, was {run[:40]!r}") from None
 
 
 def unpack_run(run: bytes) -> list[bytes]:
@@ -133,7 +168,7 @@ def unpack_run(run: bytes) -> list[bytes]:
     Raises: CodecError: not a run.
     """
     at = run.find(b"\0") + 1
-    return _split(run, at, run[:at])
+    return _split(run, at + _KIND_COUNTS.size, run[:at])
 
 
 def _split(data: bytes, at: int, prefix: bytes) -> list[bytes]:

@@ -12,6 +12,9 @@ plugins.toml: which plugins run, in which process, with which options.
     host = "market"
     [plugin.exchange-synthetic.options]
 
+    [host.market]                       # HostEntry: what this process may take
+    max_rss_mb = 300
+
 Whatever is wrong in it is refused with the file, the key, the rule and the value.
 An option is checked by its plugin's own type, in the host that loads it.
 """
@@ -28,6 +31,7 @@ import msgspec
 from .errors import ConfigError
 
 _T = TypeVar("_T")
+_TABLES = ["format", "profile", "plugin", "host"]
 
 
 class KernelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,7 +52,9 @@ class KernelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     commit_ms: Annotated[
         int, msgspec.Meta(ge=1, le=60_000, description="longest time between two commits of the journal")
     ] = 5
-    map_mb: Annotated[int, msgspec.Meta(ge=1, description="largest size of the journal, MiB")] = 16_384
+    map_mb: Annotated[
+        int, msgspec.Meta(ge=1, description="largest size of the journal, MiB; it starts small and grows")
+    ] = 16_384
     hot_hours: Annotated[
         float,
         msgspec.Meta(gt=0, description="how long the journal keeps market data; the rest it keeps for good"),
@@ -88,6 +94,23 @@ class PluginEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     options: Annotated[dict[str, Any], msgspec.Meta(description="the plugin's own options")] = {}
 
 
+class HostEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one process may take before it is ended and started again: [host.NAME]."""
+
+    max_rss_mb: Annotated[float, msgspec.Meta(ge=0, description="memory of its own, MiB; 0 is no limit")] = (
+        0.0
+    )
+    max_cpu: Annotated[
+        float, msgspec.Meta(ge=0, description="processor time, cores in the mean over 10 s; 0 is no limit")
+    ] = 0.0
+    max_lag_s: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0, le=600, description="how late it may be, s, without gaining for as long; 0 is no limit"
+        ),
+    ] = 5.0
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A set of plugins that run together: [profile.NAME]."""
 
@@ -104,6 +127,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     profiles: dict[str, Profile]
     plugins: dict[str, PluginEntry]
+    hosts: dict[str, HostEntry] = {}
 
 
 class PluginPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +149,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     profile: str
     kernel: KernelSettings
     plugins: list[PluginPlan]
+    limits: dict[str, HostEntry] = {}
 
     def ids(self, kind: str) -> list[str]:
         """Return the enabled plugins of *kind*."""
@@ -139,12 +164,57 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             if plugin.enabled and plugin.host in hosts and plugin.kind in ("simulator", "store")
         ]
 
+    def vital_hosts(self) -> dict[str, list[str]]:
+        """Return the hosts that trading must not go on without, and the plugins that make them so."""
+        needed = {*self.vital(), *self.ids("risk_rule")}
+        found = {
+            host: [plugin.id for plugin in plugins if plugin.id in needed]
+            for host, plugins in self.hosts().items()
+        }
+        return {host: plugins for host, plugins in found.items() if plugins}
+
     def hosts(self) -> dict[str, list[PluginPlan]]:
         """Return the enabled plugins by host, in the order of the profile."""
         found: dict[str, list[PluginPlan]] = {}
         for plugin in self.plugins:
             if plugin.enabled:
                 found.setdefault(plugin.host, []).append(plugin)
+        return found
+
+    def consumers(self) -> list[str]:
+        """Return the hosts that take their inputs from the bus."""
+        return [
+            name
+            for name, members in self.hosts().items()
+            if not {plugin.kind for plugin in members} & {"exchange", "page"}
+        ]
+
+    def limits_of(self, host: str) -> HostEntry:
+        """Return what the process of *host* may take."""
+        return self.limits.get(host, HostEntry())
+
+    def needs(self) -> dict[str, set[str]]:
+        """
+        Return the hosts that each host waits for when all are started.
+
+        Data is let in last: exchanges wait for every host that takes it. Strategies wait for
+        the rules, simulators and features in other hosts. Where such hosts have strategies too,
+        and would wait for each other, the one whose name comes first does not wait. Nobody waits
+        for a page, and a page for nobody.
+        """
+        kinds = {name: {plugin.kind for plugin in members} for name, members in self.hosts().items()}
+        takers = {name for name, found in kinds.items() if not found & {"exchange", "page"}}
+        deciding = {name for name in takers if "strategy" in kinds[name]}
+        needed = {name for name in takers if kinds[name] & {"risk_rule", "simulator", "feature_set"}}
+        found: dict[str, set[str]] = {}
+        for name in kinds:
+            if "exchange" in kinds[name]:
+                found[name] = set(takers)
+            elif name in deciding:
+                waits_back = deciding if name in needed else set()
+                found[name] = {other for other in needed if other not in waits_back or other < name} - {name}
+            else:
+                found[name] = set()
         return found
 
 
@@ -163,8 +233,8 @@ def load(path: Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     for key in data:
-        if key not in ("format", "profile", "plugin"):
-            raise ConfigError(f"{path}: {key}: unknown key{_suggest(key, ['format', 'profile', 'plugin'])}")
+        if key not in _TABLES:
+            raise ConfigError(f"{path}: {key}: unknown key{_suggest(key, _TABLES)}")
     if data.get("format") != 1:
         raise ConfigError(f"{path}: format: expected 1, was {data.get('format')!r}")
     profiles = {
@@ -175,6 +245,15 @@ def load(path: Path) -> Config:
         name: convert(table, PluginEntry, f"{path}: plugin.{name}")
         for name, table in _tables(data, "plugin", path)
     }
+    hosts = {
+        name: convert(table, HostEntry, f"{path}: host.{name}") for name, table in _tables(data, "host", path)
+    }
+    known = {name if entry.host == "own" else entry.host for name, entry in plugins.items()}
+    if unknown := [name for name in hosts if name not in known]:
+        raise ConfigError(
+            f"{path}: host.{unknown[0]}: no plugin runs in a host of this name"
+            f"{_suggest(unknown[0], sorted(known))}"
+        )
     for name, profile in profiles.items():
         if twice := [plugin for plugin in profile.plugins if profile.plugins.count(plugin) > 1]:
             raise ConfigError(f"{path}: profile.{name}.plugins: {twice[0]!r} is named more than once")
@@ -184,7 +263,7 @@ def load(path: Path) -> Config:
                     f"{path}: profile.{name}: plugin {plugin!r} has no [plugin.{plugin}] table"
                     f"{_suggest(plugin, list(plugins))}"
                 )
-    return Config(path=path, profiles=profiles, plugins=plugins)
+    return Config(path=path, profiles=profiles, plugins=plugins, hosts=hosts)
 
 
 def _tables(data: dict[str, Any], key: str, path: Path) -> list[tuple[str, Any]]:
@@ -250,7 +329,13 @@ def plan(
                 options=options[name],
             )
         )
-    found = Plan(config=str(config.path.resolve()), profile=profile, kernel=settings, plugins=plugins)
+    found = Plan(
+        config=str(config.path.resolve()),
+        profile=profile,
+        kernel=settings,
+        plugins=plugins,
+        limits=config.hosts,
+    )
     for host, members in found.hosts().items():
         alone = {member.kind for member in members} & {"exchange", "page"}
         if alone and len({member.kind for member in members}) > 1:

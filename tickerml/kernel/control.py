@@ -18,9 +18,10 @@ import msgspec
 from .config import KernelSettings, PluginPlan
 from .errors import BusError, HandshakeRefused
 
-PROTOCOL = 1
+PROTOCOL = 2
 TOKEN_VARIABLE = "TICKERML_TOKEN"
-TELEMETRY = b"~"  # topics of what is neither ordered nor kept: ~status, ~log
+TELEMETRY = b"~"  # topics of what is neither ordered nor kept: ~status, ~log, ~head
+HEAD = b"~head."  # how far every topic is, once a second, so that a drop on a quiet one is noticed
 
 
 class Role(enum.StrEnum):
@@ -65,18 +66,16 @@ class Present(_Control, frozen=True):
 
 
 class Ready(_Control, frozen=True):
-    """Restored and caught up; position is the last input taken."""
+    """Restored and caught up."""
 
     host: str
-    position: int
     role: Role
 
 
 class Beat(_Control, frozen=True):
-    """Still here."""
+    """Still here. How far a host is, Progress tells: it must not overtake the outputs."""
 
     host: str
-    position: int
     failed: list[str]
 
 
@@ -116,6 +115,7 @@ class Admitted(_Control, frozen=True):
     outputs: dict[str, tuple[int, int]]
     head: int
     tseq: dict[bytes, int]
+    link: int  # number of this incarnation of the host: its bursts carry it
 
 
 class Start(_Control, frozen=True):
@@ -128,6 +128,12 @@ class Pause(_Control, frozen=True):
 
 class Proceed(_Control, frozen=True):
     """Go on."""
+
+
+class Canary(_Control, frozen=True):
+    """Push this number in order with your outputs: the canary sets out from here."""
+
+    number: int
 
 
 class Stop(_Control, frozen=True):
@@ -168,6 +174,12 @@ class ShutdownRequest(_Control, frozen=True):
     reason: str
 
 
+class RestartRequest(_Control, frozen=True):
+    """Stop everything cleanly and start it again, in the same process."""
+
+    reason: str
+
+
 class SyncRequest(_Control, frozen=True):
     """Publish a Sync: whoever receives it has received everything before it."""
 
@@ -204,12 +216,14 @@ _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(
     | Start
     | Pause
     | Proceed
+    | Canary
     | Stop
     | StatusRequest
     | HaltRequest
     | ResumeRequest
     | PluginRequest
     | ShutdownRequest
+    | RestartRequest
     | SyncRequest
     | Done
     | Status
@@ -231,10 +245,11 @@ def decode(data: bytes) -> Any:
         raise BusError(f"expected a control message, was {data[:40]!r}: {error}") from None
 
 
-# --- progress and checkpoints travel in the data pipe, in order with the outputs they follow ---
+# --- notes travel in the data pipe, in order with the outputs they follow ---
 
 PROGRESS = b"\0P"
 CHECKPOINT = b"\0C"
+CANARY = b"\0N"
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True):
@@ -252,12 +267,51 @@ class HostCheckpoint(msgspec.Struct, frozen=True, array_like=True):
     state: bytes
 
 
+class CanaryNote(msgspec.Struct, frozen=True, array_like=True):
+    """The canary of this number has come as far as this host, behind everything before it."""
+
+    host: str
+    number: int
+
+
+class Pulled(msgspec.Struct, frozen=True, array_like=True):
+    """An event that was taken from a source and waits for its time."""
+
+    ts: int
+    messages: list[bytes]
+
+
 class HostState(msgspec.Struct, frozen=True, array_like=True):
     """What a host's checkpoint holds: its bus, its place in the order, and its sources' places."""
 
     position: int
     causes: dict[str, int]
     bus: bytes
+    pulled: dict[str, Pulled] = {}
+
+
+class Head(msgspec.Struct, frozen=True, array_like=True):
+    """The last seq, and the last tseq of every topic."""
+
+    seq: int
+    counts: dict[bytes, int]
+
+
+def pack_head(head: Head) -> bytes:
+    """Return *head* as it goes out on the bus."""
+    return HEAD + b"\0" + msgspec.msgpack.encode(head)
+
+
+def unpack_head(data: bytes) -> Head:
+    """
+    Return the head in a bus message.
+
+    Raises: BusError.
+    """
+    try:
+        return msgspec.msgpack.decode(data[len(HEAD) + 1 :], type=Head)
+    except msgspec.MsgspecError as error:
+        raise BusError(f"expected the head of the order, was {data[:40]!r}: {error}") from None
 
 
 # --- where a running kernel is found ---

@@ -4,7 +4,6 @@ Doctor: look at everything a run leans on, and name what is wrong.
 Each plugin is imported in a throwaway process, so a broken one is found and hurts nobody.
 """
 
-import contextlib
 import platform
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 from . import config, runs
 from .client import read_beacon
 from .errors import ConfigError, KernelUnreachable, StoreError
-from .journal import JournalReader
+from .verify import verify
 
 FREE_BYTES_WANTED = 2**30
 LOAD_LIMIT_S = 60
@@ -82,9 +81,10 @@ def _kernel(home: Path) -> tuple[str, bool, str]:
 def _journal(directory: Path) -> tuple[str, bool, str]:
     name = f"journal {directory.parent.name}/{directory.name}"
     try:
-        run = runs.read(directory)
-        with contextlib.closing(JournalReader(directory / "journal")) as reader:
-            count = sum(len(record.frames) for record in reader.records())
+        *_, report = verify(directory / "journal")
+        run = runs.read(directory) if report["ok"] else None
     except StoreError as error:
         return name, False, str(error)
-    return name, True, f"{count:,} messages, {'complete' if run and run.is_complete else 'open'}"
+    if not report["ok"]:
+        return name, False, "damaged; `tickerml journal verify` says where"
+    return name, True, f"{report['messages']:,} messages, {'complete' if run and run.is_complete else 'open'}"

@@ -20,6 +20,7 @@ TickerMLError
     StoreFull
     StoreCorrupt
     StoreLocked          another kernel owns this home
+    SubscriptionLost     a reader's next message is gone from the journal
   CaptureError           a recorded file that cannot be read to its end
 
 A business "no" (an order denied, a halt) is a message, not an exception. Messages
@@ -105,6 +106,10 @@ class StoreCorrupt(StoreError):
 
 class StoreLocked(StoreError):
     """Another kernel owns this home."""
+
+
+class SubscriptionLost(StoreError):
+    """What a reader would take next no longer exists: begin again, or jump to the head."""
 
 
 class CaptureError(TickerMLError):

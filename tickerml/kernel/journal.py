@@ -1,273 +1,99 @@
 """
 The journal: everything the sequencer stamped, in its order, in LMDB.
 
-One record is the compressed batch of one commit, because a key a message would
-write gigabytes a day:
-
-    key    first seq, u64 big-endian
-    value  version u8 | count u32 | last seq u64 | written at, ns u64 | crc32 u32 | chain u32 | zstd(frames)
-
-where the frames follow their count lengths, u32 each; the crc is over the key, what
-stands before it and the compressed payload, and the chain over the previous record's
-chain and this crc, so a record that is damaged, missing or out of place is seen. Tables:
+One record is the compressed batch of one commit, or a part of a large one, because a
+key a message would write gigabytes a day. What it is byte by byte is in records.py. Tables:
 
     log          every message; market data is pruned from it after some hours
     kept         the messages of topics.KEPT_KINDS once more, for good
-    meta         the sequencer's state as of the last commit, and what the run is
-    checkpoints  a host's state, by host and position
+    checkpoints  a host's state, by host and position, the last two; the host "kernel" is the sequencer
+    meta         what the run is, and the format of all this
 
-A batch, its checkpoints and the sequencer's state are committed in one
-transaction with full sync, in a thread of its own: the journal is always a prefix
-of what happened, and a checkpoint never lies beyond it. The sequencer never waits
-for the disk.
+A batch and its checkpoints are committed in one transaction with full sync, in a
+thread of its own: the journal is always a prefix of what happened, and a checkpoint
+never lies beyond it. The sequencer never waits for the disk. A commit that fails stays
+queued and is tried again: all of that is in JournalWriter.commit_pending, which is also
+what a simulation calls, without a thread.
+
+The journal has a time of its own, written_ns: the wall clock, except that it never goes
+back, and goes on at the pace of the monotonic clock where the wall clock stands behind.
 """
 
-import os
+import contextlib
 import queue
-import shutil
-import struct
 import threading
 import time
-import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lmdb
 import structlog
-import zstandard
 
+from .environment import TABLES, Opener, check_format, open_environment, open_journal, read_meta
 from .errors import StoreCorrupt, StoreError, StoreFull
+from .journal_reader import Damage, JournalReader
+from .records import (
+    FORMAT,
+    KEY,
+    NO_DIGEST,
+    Checkpoint,
+    Record,
+    checkpoint_digest,
+    checkpoint_key,
+    frame_seq,
+    key_seq,
+    meta_keys,
+    pack_checkpoint,
+    pack_meta,
+    pack_record,
+    peek_header,
+    read_header,
+    split_checkpoint_key,
+    unpack_checkpoint,
+    unpack_record,
+)
+from .sequencer import KERNEL
 
-_HEADER = struct.Struct("<BIQQII")
-_LENGTH = struct.Struct("<I")
-_KEY = struct.Struct(">Q")
-_VERSION = 1
-_CHECKED = _HEADER.size - 8  # bytes of the header that the checksum covers: all before crc and chain
-_TABLES = ("log", "kept", "meta", "checkpoints")
+__all__ = [
+    "Checkpoint",
+    "Damage",
+    "JournalReader",
+    "JournalWriter",
+    "Record",
+    "frame_seq",
+    "open_environment",
+    "pack_record",
+    "unpack_record",
+]
 
+MIB = 2**20
+FIRST_MAP_MB = 64
+GROUP_FRAMES = 20_000  # frames in one transaction; more than that wait for the next
+RECORD_BYTES = 65_536  # of one record's frames; longer ones need runs of pages that are seldom free again
+RETRY_S = 1.0
+PRUNE_EVERY_NS = 60_000_000_000
+PRUNE_BITE = 64  # records dropped in one transaction
+CLOCK_JUMP_NS = 3_600_000_000_000
+LATEST_NS = 2**63 - 1
 
 logger = structlog.get_logger()
-
-_compressor = zstandard.ZstdCompressor(level=1)  # used by the writer's thread alone
-
-
-class Checkpoint(NamedTuple):
-    """A host's state after the input number position."""
-
-    host: str
-    position: int
-    state: bytes
-
-
-def _open(path: Path, *, map_mb: int = 0, readonly: bool = False) -> tuple[Any, dict[str, Any]]:
-    try:
-        env = lmdb.open(
-            str(path),
-            map_size=map_mb * 2**20,
-            max_dbs=len(_TABLES),
-            readonly=readonly,
-            create=not readonly,
-            subdir=True,
-            mode=0o600,
-            max_readers=126,
-        )
-        return env, {name: env.open_db(name.encode(), create=not readonly) for name in _TABLES}
-    except lmdb.Error as error:
-        raise StoreError(f"cannot open the journal {path}: {error}") from None
-
-
-def _create(path: Path, map_mb: int) -> None:
-    """Make an empty journal that appears at *path* whole or, where this process is killed, not at all."""
-    new = path.with_name(f"{path.name}.new")
-    try:
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True, mode=0o700)
-        _open(new, map_mb=map_mb)[0].close()
-        new.replace(path)
-        parent = os.open(path.parent, os.O_RDONLY)
-        os.fsync(parent)
-        os.close(parent)
-    except OSError as error:
-        raise StoreError(f"cannot make the journal {path}: {error.strerror}") from None
-
-
-def pack_record(frames: list[bytes], chain: int, written_ns: int) -> tuple[bytes, int]:
-    """Return (value, new chain) of one record; *frames* are stamped and in order."""
-    lengths = struct.pack(f"<{len(frames)}I", *map(len, frames))
-    payload = _compressor.compress(lengths + b"".join(frames))
-    head = _HEADER.pack(_VERSION, len(frames), frame_seq(frames[-1]), written_ns, 0, 0)[:_CHECKED]
-    crc = _checksum(_KEY.pack(frame_seq(frames[0])), head, payload)
-    chain = _chained(crc, chain)
-    return head + _LENGTH.pack(crc) + _LENGTH.pack(chain) + payload, chain
-
-
-def _checksum(key: bytes, head: bytes, payload: bytes) -> int:
-    return zlib.crc32(payload, zlib.crc32(key + head))
-
-
-def _chained(crc: int, chain: int) -> int:
-    return zlib.crc32(_LENGTH.pack(crc), chain)
-
-
-def frame_seq(frame: bytes) -> int:
-    """Return the seq of a stamped *frame*."""
-    return int.from_bytes(frame[(at := frame.index(b"\0") + 1) : at + 8], "little")
-
-
-class Record(NamedTuple):
-    """One unpacked record."""
-
-    first_seq: int
-    last_seq: int
-    written_ns: int
-    crc: int
-    chain: int
-    frames: list[bytes]
-
-    def follows(self, previous: "Record") -> bool:
-        """Whether this was written next after *previous*."""
-        return self.first_seq == previous.last_seq + 1 and self.chain == _chained(self.crc, previous.chain)
-
-
-def unpack_record(key: bytes, value: bytes) -> Record:
-    """
-    Return the record.
-
-    Raises: StoreCorrupt: bytes that are not what was written.
-    """
-    (first,) = _KEY.unpack(key)
-    try:
-        version, count, last, written_ns, crc, chain = _HEADER.unpack_from(value)
-        payload = value[_HEADER.size :]
-        if version != _VERSION or _checksum(key, value[:_CHECKED], payload) != crc:
-            raise ValueError("its checksum does not match")
-        data = zstandard.decompress(payload)
-        lengths, at, frames = struct.unpack_from(f"<{count}I", data), 4 * count, []
-        for length in lengths:
-            frames.append(data[at : at + length])
-            at += length
-        if at != len(data):
-            raise ValueError(f"it holds {len(data)} bytes, not {at}")
-    except (struct.error, ValueError, zstandard.ZstdError) as error:
-        raise StoreCorrupt(
-            f"the journal record at seq {first} is damaged: {error}; what is before it is whole"
-        ) from None
-    return Record(first, last, written_ns, crc, chain, frames)
-
-
-class JournalReader:
-    """Reads a journal, also while a kernel writes it."""
-
-    def __init__(self, path: Path) -> None:
-        """
-        Raises: StoreError: there is no journal at *path*.
-        """
-        if not (path / "data.mdb").exists():
-            raise StoreError(f"there is no journal at {path}")
-        self.path = path
-        self._env, self._tables = _open(path, readonly=True)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._env.close()
-
-    def meta(self, name: str) -> bytes:
-        """Return the meta value *name*, b"" where there is none."""
-        with self._env.begin() as txn:
-            return bytes(txn.get(name.encode(), b"", db=self._tables["meta"]))
-
-    def head(self) -> int:
-        """Return the last committed seq, 0 for an empty journal."""
-        with self._env.begin() as txn, txn.cursor(self._tables["log"]) as cursor:
-            if not cursor.last():
-                return 0
-            return int(_HEADER.unpack_from(cursor.value())[2])
-
-    def first(self) -> int:
-        """Return the first seq still in the log, 0 for an empty journal."""
-        with self._env.begin() as txn, txn.cursor(self._tables["log"]) as cursor:
-            return int(_KEY.unpack(cursor.key())[0]) if cursor.first() else 0
-
-    def records(self, after: int = 0, table: str = "log") -> Iterator[Record]:
-        """
-        Yield the records that hold anything beyond seq *after*, in order, each from a fresh snapshot.
-
-        Raises: StoreCorrupt: a record is damaged, or one is missing between two.
-        """
-        # The record that contains `after + 1` may start before it.
-        previous = self._record(table, before=after + 1)
-        if previous and previous.last_seq > after:
-            yield previous
-            after = previous.last_seq
-        while record := self._record(table, at_least=after + 1):
-            if previous and table == "log" and not record.follows(previous):
-                raise StoreCorrupt(
-                    f"the journal goes on with seq {record.first_seq} after {previous.last_seq}, which is "
-                    "not what was written next; what is before it is whole"
-                )
-            yield record
-            previous, after = record, record.last_seq
-
-    def _record(self, table: str, *, at_least: int = 0, before: int = 0) -> Record | None:
-        # The first record with first seq >= at_least, or the last with first seq < before.
-        with self._env.begin() as txn, txn.cursor(self._tables[table]) as cursor:
-            found = cursor.set_range(_KEY.pack(at_least or before))
-            if before:
-                found = cursor.prev() if found else cursor.last()
-            return unpack_record(bytes(cursor.key()), bytes(cursor.value())) if found else None
-
-    def frames(self, after: int = 0, until: int = 2**63, table: str = "log") -> Iterator[bytes]:
-        """Yield the frames with after < seq <= until, in order."""
-        for record in self.records(after, table):
-            for frame in record.frames:
-                seq = frame_seq(frame)
-                if seq > until:
-                    return
-                if seq > after:
-                    yield frame
-
-    def checkpoint(self, host: str) -> Checkpoint | None:
-        """Return the last checkpoint of *host*."""
-        return next(iter(self.checkpoints(host)), None)
-
-    def checkpoints(self, host: str) -> list[Checkpoint]:
-        """
-        Return the checkpoints of *host* that are whole, newest first.
-
-        Raises: StoreCorrupt: there are some, and none is whole.
-        """
-        prefix = host.encode() + b"\0"
-        found: list[Checkpoint] = []
-        damage: StoreCorrupt | None = None
-        with self._env.begin() as txn, txn.cursor(self._tables["checkpoints"]) as cursor:
-            if cursor.set_range(prefix):
-                for key, value in cursor:
-                    if not key.startswith(prefix):
-                        break
-                    try:
-                        found.append(_unpack_checkpoint(host, bytes(key), bytes(value)))
-                    except StoreCorrupt as error:
-                        damage = error
-                        logger.error("journal.checkpoint_damaged", host=host, error=str(error))
-        if damage and not found:
-            raise damage
-        return found[::-1]
-
-
-def _unpack_checkpoint(host: str, key: bytes, value: bytes) -> Checkpoint:
-    position = int.from_bytes(key[-8:], "big")
-    (crc,) = _LENGTH.unpack_from(value)
-    if zlib.crc32(key + value[4:]) != crc:
-        raise StoreCorrupt(f"the checkpoint of host {host} at {position} does not match its checksum")
-    return Checkpoint(host, position, zstandard.decompress(value[4:]))
 
 
 class _Batch(NamedTuple):
     frames: list[bytes]
     kept: list[bytes]
-    state: bytes
     checkpoints: list[Checkpoint]
+
+
+class _End(NamedTuple):
+    """Where the tables end, as far as what is written next must know."""
+
+    seq: int
+    digest: bytes
+    written_ns: int
+    kept_digest: bytes
 
 
 class JournalWriter:
@@ -284,35 +110,95 @@ class JournalWriter:
         hot_hours: float = 24.0,
         hosts: Iterable[str] = (),
         on_commit: Callable[[], None] = lambda: None,
+        opener: Opener = open_environment,
+        clock: Callable[[], int] = time.time_ns,
+        monotonic: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """
         Args:
-            hosts: whose checkpoints must stay usable when old market data is dropped.
+            map_mb: the largest size of the file; it starts small and is doubled as it fills.
+            hosts: whose checkpoints, beside the kernel's, must stay usable when old market data is dropped.
             on_commit: called from the writer's thread after each commit and on failure; must be quick.
-        Raises: StoreError: the file cannot be opened.
+            clock, monotonic: the wall clock, ns UTC, and one that only goes forward, ns.
+        Raises: StoreError: the file cannot be opened. StoreCorrupt: it is of another format.
         """
-        if not (path / "data.mdb").exists():
-            _create(path, map_mb)
         self.path = path
-        self.committed = 0
         self.error: StoreError | None = None
-        self._env, self._tables = _open(path, map_mb=map_mb)
+        self.hosts = frozenset(hosts)
+        self._map_limit = map_mb * MIB
         self._commit_s = commit_ms / 1000
         self._hot_ns = int(hot_hours * 3_600_000_000_000)
-        self.hosts = frozenset(hosts)
         self._on_commit = on_commit
+        self._opener = opener
+        self._clock = clock
+        self._monotonic = monotonic
         self._queue: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
-        self._pruned_at = time.monotonic()
-        self._chain = self._last_chain()
+        self._taken: deque[_Batch] = deque()  # out of the queue, not yet in a transaction
+        self._held: list[_Batch] = []  # in the transaction that is tried, until it is in
+        self._is_doubtful = False  # whether a commit failed, and what it left is not yet known
+        self._prune_due = monotonic() + PRUNE_EVERY_NS
+        self._timed_at = 0  # on the monotonic clock, when the journal's time was last told
+        self._prune_from = 0  # in the journal's time, when old data may be dropped again
+        self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._open()
+        self.committed = self._end.seq  # the last seq that is safe on disk
 
-    def _last_chain(self) -> int:
-        with self._env.begin() as txn, txn.cursor(self._tables["log"]) as cursor:
+    # --- The file -----------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        small = min(FIRST_MAP_MB * MIB, self._map_limit)
+        self._env = open_journal(self.path, self._opener, map_size=small)
+        try:
+            self._tables = {name: self._env.open_db(name.encode()) for name in TABLES}
+            with self._env.begin() as txn:
+                written = read_meta(txn, self._tables["meta"], "format")
+                with txn.cursor(self._tables["log"]) as cursor:
+                    check_format(self.path, written, bytes(cursor.value()) if cursor.first() else b"")
+                self._end = self._find_end(txn)
+                self._prune_from = self._find_prune_from(txn)
+            if not written:
+                self.put_meta("format", b"%d" % FORMAT)
+        except lmdb.Error as error:
+            self._env.close()
+            raise StoreError(f"cannot open the journal {self.path}: {error}") from None
+        except StoreError:
+            self._env.close()
+            raise
+
+    def _find_prune_from(self, txn: Any) -> int:
+        try:
+            return int(read_meta(txn, self._tables["meta"], "prune_from") or b"0")
+        except StoreCorrupt as error:
+            logger.error("journal.damage_found", seq=0, error=str(error))
+            return self._end.written_ns + self._hot_ns
+
+    def _find_end(self, txn: Any) -> _End:
+        """Return where the log ends; a damaged last record is vouched for by a checkpoint of the kernel."""
+        kept_digest, written_ns = NO_DIGEST, 0
+        with txn.cursor(self._tables["kept"]) as cursor:
+            if cursor.last() and (header := peek_header(bytes(cursor.value()))):
+                kept_digest = header.digest
+        with txn.cursor(self._tables["log"]) as cursor:
             if not cursor.last():
-                return 0
-            header = _HEADER.unpack_from(cursor.value())
-            self.committed = int(header[2])
-            return int(header[5])
+                return self._vouched(txn) or _End(0, NO_DIGEST, written_ns, kept_digest)
+            key, value = bytes(cursor.key()), bytes(cursor.value())
+        try:
+            header = read_header(key, value)
+        except StoreCorrupt:
+            if (end := self._vouched(txn)) and end.seq >= key_seq(key):
+                return end._replace(kept_digest=kept_digest)
+            raise
+        return _End(header.last_seq, header.digest, header.written_ns, kept_digest)
+
+    def _vouched(self, txn: Any) -> _End | None:
+        """Return the end of the log as the newest whole checkpoint of the kernel knows it."""
+        found: _End | None = None
+        for key in self._checkpoint_keys(txn, KERNEL):
+            with contextlib.suppress(StoreCorrupt):
+                stored = unpack_checkpoint(key, bytes(txn.get(key, db=self._tables["checkpoints"])))
+                found = _End(stored.log_seq, stored.log_digest, 0, NO_DIGEST)
+        return found
 
     def put_meta(self, name: str, value: bytes) -> None:
         """
@@ -321,29 +207,53 @@ class JournalWriter:
         Raises: StoreFull.
         """
         try:
-            with self._env.begin(write=True) as txn:
-                txn.put(name.encode(), value, db=self._tables["meta"])
-        except lmdb.Error as error:
+            self._transact(lambda txn: self._put_meta(txn, name, value))
+        except (lmdb.Error, OSError) as error:
             raise self._refusal(error) from None
 
+    def _put_meta(self, txn: Any, name: str, value: bytes) -> None:
+        for key in meta_keys(name):
+            txn.put(key, pack_meta(key, value), db=self._tables["meta"])
+
+    def _transact(self, change: Callable[[Any], Any]) -> Any:
+        """Apply *change* in one transaction and return its answer; where the map is full, grow it."""
+        while True:
+            try:
+                with self._env.begin(write=True) as txn:
+                    answer = change(txn)
+                return answer
+            except lmdb.MapFullError:
+                if not self._grow():
+                    raise
+
+    def _grow(self) -> bool:
+        size = self._env.info()["map_size"]
+        if size >= self._map_limit:
+            return False
+        grown = min(2 * size, self._map_limit)
+        self._env.set_mapsize(grown)
+        logger.info("journal.grown", map_mb=grown // MIB)
+        return True
+
+    # --- The queue ----------------------------------------------------------------------------
+
     def start(self) -> None:
-        """Begin to commit."""
+        """Begin to commit in a thread."""
         self._thread.start()
 
-    def append(
-        self, frames: list[bytes], kept: list[bytes], state: bytes, checkpoints: list[Checkpoint]
-    ) -> None:
-        """Queue *frames*, those of them to keep for good, and the sequencer's *state* after them."""
-        self._queue.put(_Batch(frames, kept, state, checkpoints))
+    def append(self, frames: list[bytes], kept: list[bytes], checkpoints: list[Checkpoint]) -> None:
+        """Queue *frames*, those of them to keep for good, and checkpoints of states after them."""
+        self._queue.put(_Batch(frames, kept, checkpoints))
 
     @property
     def backlog(self) -> int:
         """How many batches wait; beyond a bound the app stops reading its inlet."""
-        return self._queue.qsize()
+        return self._queue.qsize() + len(self._taken) + len(self._held)
 
     def stop(self) -> None:
-        """Commit what is queued and end the thread; meta may be written again."""
+        """Commit what is queued, or try once, and end the thread; meta may be written again."""
         if self._thread.is_alive():
+            self._is_stopping.set()
             self._queue.put(None)
             self._thread.join()
 
@@ -353,93 +263,211 @@ class JournalWriter:
         self._env.close()
 
     def _run(self) -> None:
-        while True:
-            batches = [self._queue.get()]
-            if batches[0] is not None:
-                # Group commit: everything that arrives while waiting shares one sync.
-                deadline = time.monotonic() + self._commit_s
-                while (left := deadline - time.monotonic()) > 0 and batches[-1] is not None:
-                    try:
-                        batches.append(self._queue.get(timeout=left))
-                    except queue.Empty:
-                        break
-            while batches[-1] is not None and not self._queue.empty():
-                batches.append(self._queue.get())
-            work = [batch for batch in batches if batch is not None]
-            if work and self.error is None:
-                self._try_commit(work)
-            if batches[-1] is None:
-                return
-
-    def _try_commit(self, batches: list[_Batch]) -> None:
         try:
-            self._commit(batches)
-        except lmdb.Error as error:
-            self.error = self._refusal(error)
+            self._commit_until_stopped()
+        except Exception as error:
+            logger.error("journal.failed", error=repr(error), exc_info=True)
+            self.error = StoreError(f"the journal {self.path} cannot be written any more: {error!r}")
+            self._on_commit()
+
+    def _commit_until_stopped(self) -> None:
+        while True:
+            if not self._held:
+                self._take(self._queue.get())
+                # Group commit: everything that arrives while waiting shares one sync.
+                self._is_stopping.wait(self._commit_s)
+            is_last = self._is_stopping.is_set()
+            is_done = self.commit_pending()
+            if is_last:
+                return
+            if not is_done:
+                self._is_stopping.wait(RETRY_S)
+
+    def _take(self, batch: _Batch | None) -> None:
+        if batch is not None:
+            self._taken.append(batch)
+
+    # --- Commits ------------------------------------------------------------------------------
+
+    def commit_pending(self) -> bool:
+        """
+        Commit everything queued, in one transaction unless it is a great deal.
+
+        A transaction that fails stays first in the queue, and `error` says why until a later call
+        has it in. A call after a failure looks first what is on disk, so that a commit which went
+        in although it failed is not repeated.
+
+        Returns: whether nothing waits any more.
+        """
+        while not self._queue.empty():
+            self._take(self._queue.get())
+        try:
+            if self._is_doubtful:
+                self._look()
+            while self._hold():
+                self._commit()
+        except (lmdb.Error, OSError, StoreError) as error:
+            self._fail(error)
+            return False
+        return True
+
+    def _hold(self) -> bool:
+        """Have something to commit; returns whether there is."""
+        count = sum(len(batch.frames) for batch in self._held)
+        while self._taken and not (self._held and count + len(self._taken[0].frames) > GROUP_FRAMES):
+            self._held.append(self._taken.popleft())
+            count += len(self._held[-1].frames)
+        return bool(self._held)
+
+    def _commit(self) -> None:
+        timed_at = self._monotonic()
+        expected_ns = self._end.written_ns + (timed_at - self._timed_at if self._timed_at else 0)
+        clock_ns = min(self._clock(), LATEST_NS)
+        is_jump = self._timed_at > 0 and clock_ns > expected_ns + CLOCK_JUMP_NS
+        now_ns = max(clock_ns, expected_ns)
+        end = self._transact(lambda txn: self._write(txn, now_ns, is_jump=is_jump))
+        if is_jump:
+            logger.warning("journal.clock_jumped", seconds=(clock_ns - expected_ns) // 1_000_000_000)
+        if end.written_ns == now_ns:
+            self._timed_at = timed_at
+        self._arrive(end)
+
+    def _arrive(self, end: _End) -> None:
+        self._end, self._held = end, []
+        self.committed = end.seq
+        if self.error is not None:
+            self.error = None
+            logger.info("journal.recovered", committed=end.seq)
         self._on_commit()
 
-    def _refusal(self, error: Exception) -> StoreFull:
+    def _fail(self, error: Exception) -> None:
+        self._is_doubtful = True
+        if self.error is None:
+            self.error = self._refusal(error)
+            logger.error("journal.failed", error=str(self.error))
+        self._on_commit()
+
+    def _refusal(self, error: Exception) -> StoreError:
+        if isinstance(error, StoreCorrupt):
+            return error
         if isinstance(error, lmdb.MapFullError):
             return StoreFull(
-                f"the journal {self.path} is full; nothing more is accepted: "
-                "raise kernel.map_mb or free space, and start again"
+                f"the journal {self.path} is full: it has reached kernel.map_mb = "
+                f"{self._map_limit // MIB}; nothing more is accepted: raise that, and start again"
             )
-        return StoreFull(f"the journal {self.path} cannot be written: {error}")
+        return StoreFull(
+            f"the journal {self.path} cannot be written: {error}; nothing more is accepted until it can: "
+            "free space or see to the disk"
+        )
 
-    def _commit(self, batches: list[_Batch]) -> None:
-        frames = [frame for batch in batches for frame in batch.frames]
-        chain = self._chain
-        with self._env.begin(write=True) as txn:
-            if frames:
-                now = time.time_ns()
-                key = _KEY.pack(frame_seq(frames[0]))
-                value, chain = pack_record(frames, chain, now)
-                txn.put(key, value, db=self._tables["log"], append=True)
-                if kept := [frame for batch in batches for frame in batch.kept]:
-                    txn.put(
-                        _KEY.pack(frame_seq(kept[0])), pack_record(kept, 0, now)[0], db=self._tables["kept"]
-                    )
-            txn.put(b"state", batches[-1].state, db=self._tables["meta"])
-            for batch in batches:
-                for checkpoint in batch.checkpoints:
-                    self._put_checkpoint(txn, checkpoint)
-            if time.monotonic() - self._pruned_at > 60:
-                self._prune(txn)
-        self._chain = chain
+    def _look(self) -> None:
+        """After a failure: see what it left on disk, in an environment that works."""
+        try:
+            with self._env.begin() as txn:
+                end = self._find_end(txn)
+        except lmdb.Error:
+            self._env.close()
+            self._open()
+            end = self._end
+        frames = [frame for batch in self._held for frame in batch.frames]
+        if frames and end.seq >= frame_seq(frames[-1]):
+            # It is in, but the page that says so may not be safe yet: it is when the next commit is.
+            self._transact(lambda txn: self._put_meta(txn, "confirmed", b"%d" % end.seq))
+            self._timed_at = self._monotonic()
+            self._arrive(end)
+        self._end, self._is_doubtful = end, False
+
+    # --- What a transaction writes ------------------------------------------------------------
+
+    def _write(self, txn: Any, now_ns: int, *, is_jump: bool) -> _End:
+        """Write what is held; returns where the tables end after it."""
+        frames = [frame for batch in self._held for frame in batch.frames]
+        kept = [frame for batch in self._held for frame in batch.kept]
+        seq, digest, written_ns, kept_digest = self._end
+        if is_jump:
+            # Nobody knows which time was wrong; what is hot by either is kept.
+            self._prune_from = now_ns + self._hot_ns
+            self._put_meta(txn, "prune_from", b"%d" % self._prune_from)
         if frames:
-            self.committed = frame_seq(frames[-1])
+            seq, written_ns = frame_seq(frames[-1]), now_ns
+            digest = self._put_records(txn, "log", frames, digest, now_ns)
+        if kept:
+            kept_digest = self._put_records(txn, "kept", kept, kept_digest, now_ns)
+        for batch in self._held:
+            for checkpoint in batch.checkpoints:
+                self._put_checkpoint(txn, checkpoint, seq, digest)
+        if self._monotonic() >= self._prune_due and now_ns >= self._prune_from:
+            self._prune(txn, now_ns - self._hot_ns)
+        return _End(seq, digest, written_ns, kept_digest)
 
-    def _put_checkpoint(self, txn: Any, checkpoint: Checkpoint) -> None:
-        payload = zstandard.compress(checkpoint.state, 1)
-        prefix = checkpoint.host.encode() + b"\0"
-        key = prefix + checkpoint.position.to_bytes(8, "big")
-        txn.put(key, _LENGTH.pack(zlib.crc32(key + payload)) + payload, db=self._tables["checkpoints"])
+    def _put_records(self, txn: Any, table: str, frames: list[bytes], prev: bytes, now_ns: int) -> bytes:
+        """Write *frames* behind the record whose digest is *prev*; returns the last one's digest."""
+        start = size = 0
+        for at, frame in enumerate(frames):
+            size += len(frame)
+            if size >= RECORD_BYTES or at == len(frames) - 1:
+                value, prev = pack_record(frames[start : at + 1], prev, now_ns)
+                txn.put(KEY.pack(frame_seq(frames[start])), value, db=self._tables[table], append=True)
+                start, size = at + 1, 0
+        return prev
+
+    def _put_checkpoint(self, txn: Any, checkpoint: Checkpoint, seq: int, digest: bytes) -> None:
+        table = self._tables["checkpoints"]
+        place = checkpoint_key(checkpoint.host, checkpoint.position)
+        stored = list(self._checkpoint_keys(txn, checkpoint.host))
+        below = [key for key in stored if key < place]
+        if len(stored) >= self.CHECKPOINTS_KEPT and not below and place not in stored:
+            return  # the late word of a host that has been replaced
+        before = below[-1] if below else b""
+        prev = checkpoint_digest(before, bytes(txn.get(before, db=table))) if below else NO_DIGEST
+        txn.put(*pack_checkpoint(checkpoint, seq, digest, prev), db=table)
+        # A host that goes on from further back does not come by what it left behind as it was.
+        for key in [*below[: 1 - self.CHECKPOINTS_KEPT], *(key for key in stored if key > place)]:
+            txn.delete(key, db=table)
+
+    def _checkpoint_keys(self, txn: Any, host: str) -> Iterator[bytes]:
+        prefix = host.encode() + b"\0"
         with txn.cursor(self._tables["checkpoints"]) as cursor:
-            keys = []
             if cursor.set_range(prefix):
                 for key in cursor.iternext(keys=True, values=False):
                     if not key.startswith(prefix):
-                        break
-                    keys.append(bytes(key))
-        for key in keys[: -self.CHECKPOINTS_KEPT]:
-            txn.delete(key, db=self._tables["checkpoints"])
+                        return
+                    yield bytes(key)
 
-    def _prune(self, txn: Any) -> None:
-        """Drop market data older than hot_hours; what is kept for good is in `kept`."""
-        self._pruned_at = time.monotonic()
-        horizon = time.time_ns() - self._hot_ns
-        needed = [position for host, position in self._checkpoint_positions(txn) if host in self.hosts]
-        oldest_needed = min(needed, default=0)
+    def _prune(self, txn: Any, horizon_ns: int) -> None:
+        """Drop a bite of what was written before *horizon_ns*; what is kept for good is in `kept`."""
+        oldest_needed = self._oldest_needed(txn)
         with txn.cursor(self._tables["log"]) as cursor:
-            alive = cursor.first()
-            while alive:
-                _, _, last, written_ns, _, _ = _HEADER.unpack_from(cursor.value())
-                if written_ns > horizon or last >= oldest_needed:
-                    break
-                alive = cursor.delete()
-        self._env.reader_check()
+            for _ in range(PRUNE_BITE):
+                if not _drop_first(cursor, oldest_needed, horizon_ns):
+                    self._prune_due = self._monotonic() + PRUNE_EVERY_NS
+                    self._env.reader_check()
+                    return
 
-    def _checkpoint_positions(self, txn: Any) -> Iterator[tuple[str, int]]:
+    def _oldest_needed(self, txn: Any) -> int:
+        """Return the oldest position that recovery may begin at; 0 where it may need everything."""
+        wanted = self.hosts | {KERNEL}
+        found: dict[str, int] = {}
         with txn.cursor(self._tables["checkpoints"]) as cursor:
             for key in cursor.iternext(keys=True, values=False):
-                yield bytes(key[:-9]).decode(), int.from_bytes(key[-8:], "big")
+                if (place := split_checkpoint_key(bytes(key))) and place[0] in wanted:
+                    found[place[0]] = min(place[1], found.get(place[0], place[1]))
+        return min(found.values()) if KERNEL in found else 0
+
+
+def _drop_first(cursor: Any, oldest_needed: int, horizon_ns: int) -> bool:
+    """Drop the first record of the log where nobody needs it; returns whether that was so."""
+    if not cursor.first():
+        return False
+    key, value = bytes(cursor.key()), bytes(cursor.value())
+    # Where it ends the next one tells, also when it is damaged itself.
+    if not cursor.next() or key_seq(bytes(cursor.key())) > oldest_needed:
+        return False
+    try:
+        written_ns = read_header(key, value).written_ns
+    except StoreCorrupt:
+        written_ns = 0
+    if written_ns > horizon_ns:
+        return False
+    cursor.first()
+    return bool(cursor.delete())

@@ -561,6 +561,17 @@ class Sync(Message, frozen=True):
     purpose: str
 
 
+class Canary(Message, frozen=True):
+    """
+    Sent through the whole pipeline once a second: alive means trading.
+
+    It set out from the source host named; each consumer says when it has come past everything before it.
+    """
+
+    number: int
+    host: str
+
+
 def message_types() -> tuple[type[Message], ...]:
     """Return every message type, in the order they are written above."""
     return tuple(Message.__subclasses__())

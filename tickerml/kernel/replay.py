@@ -21,8 +21,7 @@ from .gate import GATE, gate_spec
 from .hookspecs import Options
 from .journal import JournalReader
 from .localbus import LocalBus
-from .runs import PLAN_KEY, RUN_KEY, Run
-from .sequencer import SequencerState
+from .runs import PLAN_KEY, RUN_KEY, Run, read_state
 
 _SYSTEM = topics.topic("system")
 
@@ -61,8 +60,7 @@ class Verification:
         if self._journal.first() != 1:
             raise StoreError(f"the beginning of the run in {run_dir} has been pruned (kernel.hot_hours)")
         run = msgspec.msgpack.decode(self._journal.meta(RUN_KEY), type=Run)
-        state = msgspec.msgpack.decode(self._journal.meta("state"), type=SequencerState)
-        self._names = state.origins
+        self._names = read_state(self._journal).origins
         self._replayed: deque[tuple[str, int, int, bytes]] = deque()
         self._bus = LocalBus(
             self._record, started_ns=run.started_ns, seed=self.plan.kernel.seed, data_dir=run_dir / "replay"

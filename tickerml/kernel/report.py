@@ -8,21 +8,28 @@ from collections.abc import Iterable
 from typing import Any, TextIO
 
 from .config import PluginPlan
-from .errors import StoreError
 from .supervisor import Host, HostPhase
+from .units import NS_PER_S
 
 _NOT_SHOWN = ("notice", "plugin", "level", "timestamp")
 
 
-def host_row(host: Host, lag: int) -> dict[str, Any]:
-    """Return what there is to say of one host; *lag* is how many messages it is behind."""
+def host_row(host: Host, lag: int, behind_ns: int = 0, memory_mb: float = 0.0) -> dict[str, Any]:
+    """
+    Return what there is to say of one host.
+
+    Args:
+        lag: how many messages it is behind.
+        behind_ns: how long ago the first that it has not taken was stamped.
+    """
     return {
         "host": host.name,
         "state": host.phase.value,
         "pid": host.pid,
         "restarts": host.restarts,
         "lag": lag,
-        "rss_mb": rss_mb(host.pid) if host.pid else 0.0,
+        "lag_s": round(behind_ns / NS_PER_S, 3),
+        "rss_mb": memory_mb,
         "reason": host.reason,
     }
 
@@ -40,15 +47,15 @@ def plugin_row(entry: PluginPlan, host: Host | None, failed: dict[str, str]) -> 
     return {"id": entry.id, "kind": entry.kind, "host": entry.host, "state": state, "reason": reason}
 
 
-def list_problems(summary: dict[str, Any], hosts: Iterable[Host], error: StoreError | None) -> list[str]:
-    """Return what a person should know went wrong in a run; empty when nothing did."""
+def list_problems(summary: dict[str, Any], hosts: Iterable[Host], failure: str) -> list[str]:
+    """Return what a person should know went wrong in a run, *failure* last; empty when nothing did."""
     problems = [f"plugin {plugin} failed at {why}" for plugin, why in summary["failed_plugins"].items()]
     problems += [
         f"host {host.name} is quarantined: {host.reason}"
         for host in hosts
         if host.phase is HostPhase.QUARANTINED
     ]
-    return [*problems, str(error)] if error else problems
+    return [*problems, failure] if failure else problems
 
 
 def rss_mb(pid: int) -> float:
@@ -84,8 +91,14 @@ def show_progress(report: dict[str, Any]) -> None:
 
 
 def show_notice(line: bytes) -> None:
-    """Show a person at the terminal one host's log *line*, which asks for it with notice=True."""
-    facts = json.loads(line)
+    """Show a person at the terminal one host's log *line* if it asks for that with notice=True."""
+    try:
+        facts = json.loads(line)
+    except ValueError:  # stderr is open to everything a plugin may print
+        return
+    if not isinstance(facts, dict) or facts.get("notice") is not True:
+        return
     event = facts.pop("event", "")
     words = [f"{key}={value}" for key, value in facts.items() if key not in _NOT_SHOWN]
-    print(f"\r\x1b[K{event}  {'  '.join(words)}" if sys.stderr.isatty() else line.decode(), file=sys.stderr)
+    shown = f"\r\x1b[K{event}  {'  '.join(words)}" if sys.stderr.isatty() else line.decode(errors="replace")
+    print(shown, file=sys.stderr)

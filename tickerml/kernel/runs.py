@@ -11,17 +11,25 @@ recorded or generated data ends when the data does; starting it again, or changi
 what it is made of, begins a new one beside it.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
+import structlog
 
+from . import repair
 from .config import Plan
-from .errors import StoreError, StoreLocked
-from .journal import JournalReader
-from .sequencer import SequencerState, roll_forward
+from .environment import Opener, is_there, open_environment
+from .errors import CodecError, StoreCorrupt, StoreError, StoreLocked
+from .journal import Checkpoint, JournalReader
+from .sequencer import KERNEL, SequencerState, roll_forward
+
+logger = structlog.get_logger()
 
 RUN_KEY = "run"
 PLAN_KEY = "plan"
@@ -63,6 +71,10 @@ class HomeLock:
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, str(os.getpid()).encode(), 0)
 
+    def close(self) -> None:
+        """Give the home back before this process ends."""
+        os.close(self._file)
+
 
 def fingerprint(plan: Plan) -> str:
     """Return a digest of what decides a run over data: its plugins, their options and the seed."""
@@ -70,6 +82,22 @@ def fingerprint(plan: Plan) -> str:
         return ""
     content = [(plugin.id, plugin.module, plugin.options) for plugin in plan.plugins if plugin.enabled]
     return hashlib.sha256(msgspec.json.encode([content, plan.kernel.seed], order="sorted")).hexdigest()[:16]
+
+
+def rebuilt_hosts(reader: JournalReader) -> list[str] | None:
+    """Return the hosts that are rebuilt from a journal, as its own plan has it; None: it does not say."""
+    with contextlib.suppress(StoreError, msgspec.MsgspecError):
+        if data := reader.meta(PLAN_KEY):
+            return list(msgspec.json.decode(data, type=Plan).consumers())
+    return None
+
+
+def origins(reader: JournalReader) -> list[str]:
+    """Return the names of the components, by their numbers, as far as they can be known."""
+    with contextlib.suppress(StoreError, msgspec.MsgspecError):
+        if checkpoint := reader.checkpoint(KERNEL):
+            return msgspec.msgpack.decode(checkpoint.state, type=SequencerState).origins
+    return []
 
 
 def latest(home: Path, profile: str = "") -> Path | None:
@@ -81,13 +109,26 @@ def latest(home: Path, profile: str = "") -> Path | None:
 
 
 def read(run_dir: Path) -> Run | None:
-    """Return what the run in *run_dir* is; None when it never got to say so."""
-    reader = JournalReader(run_dir / "journal")
+    """
+    Return what the run in *run_dir* is; None when it never got to say so.
+
+    Raises: StoreError: there is no journal. StoreCorrupt: it cannot be read.
+    """
+    path = run_dir / "journal"
+    # In a child, because nobody has yet seen whether LMDB survives this file.
+    (data,) = repair.in_child(path, lambda: _read_run(path))
     try:
-        data = reader.meta(RUN_KEY)
         return msgspec.msgpack.decode(data, type=Run) if data else None
-    finally:
-        reader.close()
+    except msgspec.MsgspecError as error:
+        raise StoreCorrupt(
+            f"the journal {path} is not understood: {error}; use the version of TickerML that wrote it, "
+            "or begin a new run with --fresh"
+        ) from None
+
+
+def _read_run(path: Path) -> Iterator[bytes]:
+    with contextlib.closing(JournalReader(path)) as reader:
+        yield reader.meta(RUN_KEY)
 
 
 def choose(home: Path, plan: Plan, started_ns: int, *, is_fresh: bool = False) -> tuple[Path, Run]:
@@ -111,20 +152,78 @@ def choose(home: Path, plan: Plan, started_ns: int, *, is_fresh: bool = False) -
     return base / f"{number:04}", run
 
 
-def recover(journal: Path) -> SequencerState:
+class Recovered(NamedTuple):
+    """Where a run stands."""
+
+    state: SequencerState
+    repaired: str = ""  # what the journal has lost since it was last written; trading must halt for it
+    written_ns: int = 0  # when that was, in the journal's time; 0 where nothing was
+
+
+def recover(
+    journal: Path,
+    hosts: Iterable[str] | None = None,
+    *,
+    opener: Opener = open_environment,
+    aside: repair.SetAside = repair.set_aside,
+    is_probed: bool = True,
+) -> Recovered:
     """
     Return where the order stood when the journal at *journal* was last written; the beginning without one.
 
-    Raises: StoreCorrupt: its last record is damaged, so what we would continue is not whole.
+    A damaged end is cut off here, and told in `repaired` until something is written behind it:
+    whoever goes on must write the halt together with the first thing it writes.
+
+    Args:
+        hosts: those that are rebuilt from it, see Plan.consumers(); None: all that have checkpoints.
+        aside: writes down what is cut off.
+        is_probed: whether a child reads it first, in case LMDB does not survive that; it must be
+            LMDB's, and this process have one thread.
+    Raises: StoreCorrupt: something is damaged without which it cannot go on. StoreError.
     """
-    if not (journal / "data.mdb").exists():
-        return SequencerState()
-    reader = JournalReader(journal)
+    if not is_there(journal, opener):
+        return Recovered(SequencerState())
+    names = None if hosts is None else list(hosts)
+    if is_probed:
+        repair.probe(journal, names)
+    with contextlib.closing(JournalReader(journal, opener=opener)) as reader:
+        found = repair.Examination(reader, names)
+        needed = found.find_cut()
+        for damage in found.damages:
+            logger.error("journal.damage_found", seq=damage.first_seq, error=str(damage))
+        if needed is None:
+            return _stand(reader, found)
+    repair.check_cut(journal, needed, found)
+    repair.cut(journal, needed.seq, needed.reason, opener=opener, aside=aside)
+    with contextlib.closing(JournalReader(journal, opener=opener)) as reader:
+        return _stand(reader, repair.Examination(reader, names))
+
+
+def _stand(reader: JournalReader, found: repair.Examination) -> Recovered:
+    if lost := found.lost(None):
+        raise StoreCorrupt(
+            f"in the journal {reader.path} no checkpoint of {', '.join(lost)} is whole, and it no longer has "
+            "its beginning, from which they could be rebuilt: begin a new run with --fresh"
+        )
+    state = read_state(reader, found.vouched_end)
+    return Recovered(state, repair.repaired(reader, state.seq), found.written_ns)
+
+
+def read_state(reader: JournalReader, until: int | None = None) -> SequencerState:
+    """
+    Return the sequencer's state at the end of the journal: the newest checkpoint and the log behind it.
+
+    Args:
+        until: the last seq to read; None: to the end.
+    Raises: StoreCorrupt: what is needed is damaged, or of a version with other messages.
+    """
+    checkpoint = reader.checkpoint(KERNEL) or Checkpoint(KERNEL, 0, b"")
     try:
-        written = reader.meta("state")
-        seq = msgspec.msgpack.decode(written, type=SequencerState).seq if written else 0
-        for _ in reader.records(max(0, reader.head() - 1)):
-            pass
-        return roll_forward(written, reader.frames(seq))
-    finally:
-        reader.close()
+        return roll_forward(
+            checkpoint.state, reader.frames(checkpoint.position, 2**63 if until is None else until)
+        )
+    except (CodecError, msgspec.MsgspecError, ValueError, IndexError) as error:
+        raise StoreCorrupt(
+            f"cannot go on from the journal {reader.path}: {error}; use the version of TickerML that "
+            "wrote it, or begin a new run with --fresh"
+        ) from None

@@ -6,8 +6,8 @@ app's. Its rules: an origin publishes only what it was admitted to publish, only
 its current epoch, and each output (origin, cause, n) once. What breaks a rule is
 counted and named, never published.
 
-The whole state can be written down (it is, with every commit of the journal) and
-read back, and rolled forward over frames that were journaled after it.
+The whole state can be written down (the kernel's checkpoint), read back, and rolled
+forward over the frames that were journaled after it.
 """
 
 import struct
@@ -22,8 +22,9 @@ from .summary import WANTED, Summary
 
 KERNEL = "kernel"
 
-#: Consecutive stamped frames of one topic: the topic with its closing 0x00, and what follows it in each.
-Run = tuple[bytes, list[bytes]]
+#: Consecutive stamped frames of one topic: the topic with its closing 0x00, the packed counts of all
+#: kinds after it, and what follows the topic in each frame.
+Run = tuple[bytes, bytes, list[bytes]]
 
 _NAME = codec.NAME
 _COUNTS = struct.Struct("<IQ")  # its last two fields: n, cause
@@ -41,6 +42,7 @@ class SequencerState(msgspec.Struct, array_like=True):
     epochs: dict[int, int] = {}
     outputs: dict[int, tuple[int, int]] = {}  # origin -> (cause, n) of its last output
     summary: bytes = b""
+    books: dict[str, dict[str, list[str]]] = {}  # component -> exchange -> symbols, as it said of its feeds
 
 
 class _Origin:
@@ -55,11 +57,16 @@ class _Origin:
         self.allowed: dict[bytes, bytes] = {}  # tag of a message type -> the first segment of its topic
 
 
-class _Topic:
-    __slots__ = ("count",)
+_KIND_NUMBER = {topics.topic(kind): number for number, kind in enumerate(topics.KINDS)}
+_WRAP = 2**32
 
-    def __init__(self, count: int) -> None:
+
+class _Topic:
+    __slots__ = ("count", "kind")
+
+    def __init__(self, topic: bytes, count: int) -> None:
         self.count = count
+        self.kind = _KIND_NUMBER[topic[: topic.index(b".") + 1]]
 
 
 class _Route:
@@ -94,10 +101,14 @@ class Sequencer:
         self.seq = state.seq  # the last number given
         self.names = list(state.origins)  # the components, by number
         self.summary = Summary(state.summary)
+        self.books = state.books
         self.duplicates = 0
         self.refused: dict[str, int] = {}
         self.kept: list[bytes] = []  # frames of kinds that are kept for good, until take_kept()
-        self._topics = {topic: _Topic(count) for topic, count in state.tseq.items()}
+        self._topics = {topic: _Topic(topic, count) for topic, count in state.tseq.items()}
+        self._kind_counts = [0] * len(_KIND_NUMBER)
+        for topic in self._topics.values():
+            self._kind_counts[topic.kind] = (self._kind_counts[topic.kind] + topic.count) % _WRAP
         self._origins = [
             _Origin(number, state.epochs.get(number, 0), state.outputs.get(number, (-1, -1)))
             for number in range(len(self.names))
@@ -144,11 +155,11 @@ class Sequencer:
 
         What breaks a rule or is a repeat is left out and counted.
 
-        Returns: the stamped frames, and the same as runs of consecutive frames of one topic.
+        Returns: the stamped frames, and the same as runs, to be published each as one.
         """
         # Every message of the system passes here: names are local, and what can be decided once is.
         stamped: list[bytes] = []
-        runs: list[Run] = []
+        runs: list[tuple[_Topic, bytes, list[bytes]]] = []
         pack = codec.pack_stamp
         last: _Topic | None = None
         route: _Route | None = None
@@ -182,10 +193,15 @@ class Sequencer:
                 self.kept.append(whole)
             if topic is not last:
                 last = topic
-                runs.append((frame[:at], [tail]))
+                runs.append((topic, frame[:at], [tail]))
             else:
-                runs[-1][1].append(tail)
-        return stamped, runs
+                runs[-1][2].append(tail)
+        return stamped, [(head, self._count_run(topic, len(tails)), tails) for topic, head, tails in runs]
+
+    def _count_run(self, topic: _Topic, frames: int) -> bytes:
+        """Count a run of *topic*; returns the counts of all kinds after it, packed."""
+        self._kind_counts[topic.kind] = (self._kind_counts[topic.kind] + frames) % _WRAP
+        return self.kind_counts
 
     def _route(self, frame: bytes, at: int, body_at: int) -> _Route | None:
         """Return what is decided for frames like this one; None, and counted, where it is refused."""
@@ -212,7 +228,14 @@ class Sequencer:
             return False
         if route.is_summarized:
             self.summary.add(message, body)
+            if isinstance(message, m.FeedConnected):
+                _add_books(self.books, self.names[route.origin.number], message)
         return True
+
+    @property
+    def kind_counts(self) -> bytes:
+        """How many frames of each kind there have been, packed as a run carries it."""
+        return codec.pack_kind_counts(*self._kind_counts)
 
     def announce(self, message: m.Message) -> bytes:
         """
@@ -231,10 +254,11 @@ class Sequencer:
             self.kept.append(stamped)
         if route.is_summarized:
             self.summary.add(message, body)
+        self._count_run(route.topic, 1)
         return stamped
 
     def _topic(self, topic: bytes) -> _Topic:
-        return self._topics.setdefault(topic, _Topic(0))
+        return self._topics.setdefault(topic, _Topic(topic, 0))
 
     def _find_route(self, frame: bytes, tag: bytes) -> _Route | None:
         try:
@@ -276,8 +300,29 @@ class Sequencer:
             {origin.number: origin.epoch for origin in self._origins},
             {origin.number: (origin.cause, origin.n) for origin in self._origins if origin.cause >= 0},
             self.summary.to_bytes(),
+            self.books,
         )
         return msgspec.msgpack.encode(state)
+
+
+def _add_books(books: dict[str, dict[str, list[str]]], component: str, feed: m.FeedConnected) -> None:
+    books.setdefault(component, {})[feed.exchange] = list(feed.symbols)
+
+
+def _roll_admissions(state: SequencerState, message: m.Message) -> None:
+    """Admit again, in the same order, whom the frames say were admitted."""
+    match message:
+        case m.KernelStarted():
+            state.session = message.session
+            admitted = [KERNEL]
+        case m.HostStarted():
+            admitted = message.components
+        case _:
+            return
+    state.origins += [name for name in admitted if name not in state.origins]
+    for name in admitted:
+        number = state.origins.index(name)
+        state.epochs[number] = state.epochs.get(number, 0) + 1
 
 
 def roll_forward(state: bytes, frames: Iterable[bytes]) -> SequencerState:
@@ -295,8 +340,11 @@ def roll_forward(state: bytes, frames: Iterable[bytes]) -> SequencerState:
         rolled.seq = frame.seq
         rolled.tseq[frame.topic] = frame.tseq
         rolled.outputs[frame.origin] = (frame.cause, frame.n)
-        rolled.epochs[frame.origin] = max(frame.epoch, rolled.epochs.get(frame.origin, 0))
         if topics.parse(frame.topic)[0] in WANTED:
-            summary.add(codec.decode(frame.body), frame.body)
+            message = codec.decode(frame.body)
+            summary.add(message, frame.body)
+            _roll_admissions(rolled, message)
+            if isinstance(message, m.FeedConnected):
+                _add_books(rolled.books, rolled.origins[frame.origin], message)
     rolled.summary = summary.to_bytes()
     return rolled

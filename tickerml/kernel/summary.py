@@ -37,6 +37,7 @@ class _State(msgspec.Struct):
     halted_by: str = ""
     failed: dict[str, str] = {}
     ended: list[str] = []
+    lost: dict[str, str] = {}
 
 
 class Summary:
@@ -64,6 +65,10 @@ class Summary:
                 state.markouts[key] = (count + 1, total + message.markout_bps)
             case m.FeedSummarized():
                 self._count_feed(message)
+            case m.FeedLost():
+                state.lost[message.exchange] = message.reason
+            case m.FeedConnected():
+                state.lost.pop(message.exchange, None)
             case m.TradingHalted():
                 state.halted_by = f"{message.source}: {message.reason}"
             case m.TradingResumed():
@@ -92,6 +97,11 @@ class Summary:
     def halted_by(self) -> str:
         """Who halted trading and why; "" while it is active."""
         return self._state.halted_by
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """The exchanges whose feed is lost, and why."""
+        return self._state.lost
 
     @property
     def failed(self) -> dict[str, str]:

@@ -53,6 +53,7 @@ KINDS: dict[str, tuple[type[m.Message], ...]] = {
         m.PluginChanged,
     ),
     "sync": (m.Sync,),
+    "canary": (m.Canary,),
 }
 
 KIND_OF: dict[type[m.Message], str] = {cls: kind for kind, classes in KINDS.items() for cls in classes}

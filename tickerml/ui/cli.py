@@ -1,7 +1,8 @@
 """
 The command line.
 
-Exit codes: 0 done; 1 refused or failed; 2 wrong usage or configuration; 3 no kernel answers.
+Exit codes: 0 done; 1 refused or failed; 2 wrong usage or configuration; 3 no kernel answers;
+of status also 4 degraded or stopping, 5 halted.
 With --json every command prints one object on stdout, also for an error.
 """
 
@@ -9,10 +10,8 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import sys
 import time
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,23 +20,20 @@ import msgspec
 import typer
 
 from tickerml.kernel import (
-    CodecError,
     ConfigError,
     KernelUnreachable,
-    Message,
-    StoreError,
     TickerMLError,
-    codec,
     config,
     control,
+    guard,
     log,
     registry,
-    runs,
 )
-from tickerml.kernel.app import Settings
 from tickerml.kernel.client import Client, read_beacon
-from tickerml.kernel.journal import JournalReader
-from tickerml.kernel.report import show
+from tickerml.kernel.core import Settings
+
+from . import cli_dev, cli_journal, cli_status
+from .terminal import DEFAULT_HOME, AsJson, ConfigPath, Home, RunDir, find_run, print_report, progress
 
 app = typer.Typer(
     name="tickerml",
@@ -45,26 +41,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 plugin_app = typer.Typer(help="List, inspect, enable and disable plugins.", no_args_is_help=True)
-journal_app = typer.Typer(help="Look into the journal.", no_args_is_help=True)
 app.add_typer(plugin_app, name="plugin")
-app.add_typer(journal_app, name="journal")
+app.add_typer(cli_journal.app, name="journal")
+app.add_typer(cli_dev.app, name="dev")
 
-Home = Annotated[
-    Path,
-    typer.Option("--home", envvar="TICKERML_HOME", help="Where all state lives.", show_default="~/.tickerml"),
-]
-ConfigPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", help="The configuration.", show_default="./plugins.toml, else HOME/plugins.toml"
-    ),
-]
 ProfileName = Annotated[str, typer.Option("--profile", help="Which profile of plugins.toml.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="plugin.option=value, for this run; may be repeated.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-DEFAULT_HOME = Path("~/.tickerml")
 
 
 def _find_config(path: Path | None, home: Path) -> config.Config:
@@ -77,35 +61,13 @@ def _find_config(path: Path | None, home: Path) -> config.Config:
     return config.load(path)
 
 
-def _duration(text: str) -> float:
+def _duration(text: str, option: str = "--for") -> float:
     """Return seconds of "90", "20s", "10m", "1h30m"."""
     parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
     if not text or not parts:
-        raise ConfigError(f"--for {text}: expected a duration like 20s, 10m or 1h30m")
+        raise ConfigError(f"{option} {text}: expected a duration like 20s, 10m or 1h30m")
     hours, minutes, seconds = (float(part or 0) for part in parts.groups())
     return hours * 3600 + minutes * 60 + seconds
-
-
-def _print(report: dict[str, Any], as_json: bool) -> None:
-    show(report, sys.stdout, as_json=as_json)
-
-
-@contextlib.contextmanager
-def _progress(label: str, as_json: bool) -> Iterator[Any]:
-    """Give a function that shows how far something is, at most five times a second and only to a person."""
-    shown_at = time.monotonic()
-    is_quiet = as_json or not sys.stderr.isatty()
-
-    def update(text: str) -> None:
-        nonlocal shown_at
-        if not is_quiet and time.monotonic() - shown_at > 0.2:
-            shown_at = time.monotonic()
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r{label}: {text}"[:width] + "\x1b[K", end="", file=sys.stderr, flush=True)
-
-    yield update
-    if not is_quiet:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -138,6 +100,13 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin a new run instead of continuing the last.")
     ] = False,
+    guarded: Annotated[
+        bool,
+        typer.Option("--guard", help="Start the kernel again when it dies or hangs, where systemd does not."),
+    ] = False,
+    watchdog: Annotated[
+        float, typer.Option(min=0.1, help="Seconds of silence after which --guard takes it for hung.")
+    ] = 10.0,
     home: Home = DEFAULT_HOME,
     config_path: ConfigPath = None,
     as_json: AsJson = False,
@@ -153,12 +122,20 @@ def run(
         as_json=as_json,
         is_fresh=fresh,
     )
+    command = _kernel_command(settings)
+    if guarded:
+        again = _kernel_command(msgspec.structs.replace(settings, is_fresh=False))
+        task = guard.Settings(
+            home=settings.home, first=command, again=again, watchdog_s=watchdog, as_json=as_json
+        )
+        command = [sys.executable, "-m", "tickerml.kernel.guard", msgspec.json.encode(task).decode()]
     sys.stdout.flush()
     # The kernel takes this process over: what the command line needed would be dead weight for months.
-    os.execv(
-        sys.executable,
-        [sys.executable, "-m", "tickerml.kernel.app", msgspec.json.encode(settings).decode()],
-    )
+    os.execv(sys.executable, command)
+
+
+def _kernel_command(settings: Settings) -> list[str]:
+    return [sys.executable, "-m", "tickerml.kernel.app", msgspec.json.encode(settings).decode()]
 
 
 @app.command()
@@ -185,7 +162,7 @@ def backtest(
     changes = [*(overrides or ()), "kernel.clock=data", "kernel.speed=max"]
     plan = config.plan(_find_config(config_path, home.expanduser()), profile, changes, with_pages=False)
     test = Backtest(plan)
-    with _progress("backtest", as_json) as update:
+    with progress("backtest", as_json) as update:
         for count, ts in enumerate(test.run(int(_duration(duration) * 1e9)), 1):
             if count % 1000 == 0:
                 moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(ts // 10**9))
@@ -193,7 +170,7 @@ def backtest(
                 update(
                     f"{count:,} frames to {moment}  orders {figures['orders']:,}  fills {figures['fills']:,}"
                 )
-    _print(test.summary.report(), as_json)
+    print_report(test.summary.report(), as_json)
     for plugin, error in test.summary.failed.items():
         print(f"tickerml: plugin {plugin} failed at {error}", file=sys.stderr)
     if test.summary.failed:
@@ -205,9 +182,7 @@ def replay(
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare with what the live run published.")
     ] = False,
-    run_dir: Annotated[
-        Path | None, typer.Option("--run", help="A run's directory.", show_default="the newest")
-    ] = None,
+    run_dir: RunDir = None,
     host: Annotated[str, typer.Option(help="Which host to replay.")] = "trade",
     home: Home = DEFAULT_HOME,
     as_json: AsJson = False,
@@ -216,44 +191,93 @@ def replay(
     from tickerml.kernel.replay import Verification
 
     log.configure(as_json=as_json or None, level=30)
-    verification = Verification(_run_dir(run_dir, home), host)
-    with _progress("replay", as_json) as update:
+    verification = Verification(find_run(run_dir, home), host)
+    with progress("replay", as_json) as update:
         for seq in verification.run():
             if seq % 1000 == 0:
                 update(
                     f"{seq:,} of {verification.head:,} messages, {verification.outputs:,} outputs compared"
                 )
     report = verification.report()
-    _print(report, as_json)
+    print_report(report, as_json)
     if verify and not report["verified"]:
         raise typer.Exit(1)
-
-
-def _run_dir(given: Path | None, home: Path) -> Path:
-    found = given or runs.latest(home.expanduser())
-    if found is None:
-        raise StoreError(f"there is no run in {home.expanduser()}; start one with `tickerml run`")
-    return found
 
 
 # --- A running kernel -----------------------------------------------------------------------------
 
 
 @app.command()
-def status(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
-    """Show what runs, where, and how it does."""
-    report = Client(home.expanduser()).status()
+def status(
+    wait_for: Annotated[
+        str,
+        typer.Option(
+            help="Wait for this state first: running, degraded, halted, dead, ... Then 0 is: it is so."
+        ),
+    ] = "",
+    timeout: Annotated[str, typer.Option(help="How long to wait at most: 30s, 5m.")] = "30s",
+    home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Show what runs and how it does; exit 0 running or starting, 3 dead, 4 degraded, 5 halted."""
+    home = home.expanduser()
+    if wait_for and not _await_state(home, wait_for, _duration(timeout, "--timeout"), as_json):
+        print(f"tickerml: waited {timeout} for {wait_for}, which did not come", file=sys.stderr)
+        raise typer.Exit(_show_status(home, as_json) or 1)
+    if wait_for == cli_status.DEAD:
+        return print_report({"state": cli_status.DEAD}, as_json)
+    code = _show_status(home, as_json)
+    if code and not wait_for:
+        raise typer.Exit(code)
+
+
+def _show_status(home: Path, as_json: bool) -> int:
+    """Print how the kernel of *home* is; returns the exit code that says the same."""
+    watcher = guard.read_report(home)
+    try:
+        report = Client(home).status()
+    except KernelUnreachable as error:
+        raise KernelUnreachable(
+            f"{error}; {cli_status.guarded(watcher)}" if watcher else str(error)
+        ) from None
     if as_json:
-        return _print(report, True)
-    print(
-        f"{report['state']}  profile {report['profile']}  session {report['session']}  "
-        f"up {report['uptime_s']:.0f} s  {report['seq']:,} messages, {report['messages_per_s']:,.0f}/s"
-    )
-    if report["halted_by"]:
-        print(f"halted by {report['halted_by']}")
-    _table(report["hosts"], ["host", "state", "pid", "restarts", "lag", "rss_mb", "reason"])
-    _table(report["plugins"], ["id", "kind", "host", "state", "reason"])
-    _print(report["summary"], False)
+        print_report({**report, "guard": msgspec.to_builtins(watcher)}, True)
+    else:
+        for line in cli_status.headline(report, watcher, time.time_ns()):
+            print(line)
+        _table(cli_status.host_rows(report), cli_status.HOST_COLUMNS)
+        _table(report["plugins"], ["id", "kind", "host", "state", "reason"])
+        print_report(report["summary"], False)
+    return cli_status.EXIT_CODES[report["state"]]
+
+
+def _await_state(home: Path, wanted: str, timeout_s: float, as_json: bool) -> bool:
+    """Wait until the kernel of *home* is in the state *wanted*; returns whether it came to be."""
+    known = [*cli_status.EXIT_CODES, cli_status.DEAD]
+    if wanted not in known:
+        raise ConfigError(f"--wait-for {wanted}: expected one of {', '.join(known)}")
+    began = time.monotonic()
+    with progress("status", as_json) as update:
+        while (state := _state_of(home)) != wanted:
+            elapsed = time.monotonic() - began
+            if elapsed > timeout_s:
+                return False
+            update(f"waiting for {wanted}, it is {state}  {elapsed:.0f} s")
+            time.sleep(0.1)
+    return True
+
+
+def _state_of(home: Path) -> str:
+    try:
+        client = Client(home)
+    except KernelUnreachable:
+        return cli_status.DEAD
+    try:
+        return str(client.status()["state"])
+    except KernelUnreachable:
+        return cli_status.DEAD
+    finally:
+        client.close()
 
 
 @app.command()
@@ -273,7 +297,50 @@ def stop(
                     f"the kernel (pid {client.beacon.pid}) has not ended after {timeout:g} s"
                 )
             time.sleep(0.05)
-    _print({"stopped": True, "pid": client.beacon.pid}, as_json)
+    print_report({"stopped": True, "pid": client.beacon.pid}, as_json)
+
+
+@app.command()
+def restart(
+    home: Home = DEFAULT_HOME,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the next session.")] = 120.0,
+    as_json: AsJson = False,
+) -> None:
+    """Stop the kernel cleanly and start it again in its place, with the arguments it was started with."""
+    home = home.expanduser()
+    client = Client(home)
+    before, began = client.beacon, time.monotonic()
+    client.request(control.RestartRequest("tickerml restart"))
+    client.close()
+    with progress("restart", as_json) as update:
+        while (report := _next_session(home, before.session)) is None:
+            elapsed = time.monotonic() - began
+            if elapsed > timeout:
+                raise KernelUnreachable(
+                    f"session {before.session} (pid {before.pid}) was not followed by another within "
+                    f"{timeout:g} s; see what the kernel wrote to its stderr"
+                )
+            update(f"waiting for the session after {before.session}  {elapsed:.0f} s")
+            time.sleep(0.05)
+    answer = {
+        "restarted": True,
+        "session": report["session"],
+        "state": report["state"],
+        "pid": report["pid"],
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    print_report(answer, as_json)
+
+
+def _next_session(home: Path, session: int) -> dict[str, Any] | None:
+    """Return the status of the session that follows *session*; None while there is none."""
+    with contextlib.suppress(KernelUnreachable):
+        client = Client(home)
+        try:
+            return client.status() if client.beacon.session > session else None
+        finally:
+            client.close()
+    return None
 
 
 @app.command()
@@ -284,7 +351,7 @@ def halt(
 ) -> None:
     """Halt trading: cancel open orders and take no new ones until `resume`."""
     done = Client(home.expanduser()).request(control.HaltRequest("operator", reason))
-    _print({"halted": True, "seq": done.seq}, as_json)
+    print_report({"halted": True, "seq": done.seq}, as_json)
 
 
 @app.command()
@@ -295,7 +362,7 @@ def resume(
 ) -> None:
     """Lift a halt."""
     done = Client(home.expanduser()).request(control.ResumeRequest("operator", reason))
-    _print({"resumed": True, "seq": done.seq}, as_json)
+    print_report({"resumed": True, "seq": done.seq}, as_json)
 
 
 # --- Plugins --------------------------------------------------------------------------------------
@@ -339,7 +406,7 @@ def list_plugins(
             }
         )
     if as_json:
-        return _print({"plugins": rows}, True)
+        return print_report({"plugins": rows}, True)
     _table(rows, ["id", "kind", "version", "host", "state", "profiles", "reason"])
 
 
@@ -362,7 +429,7 @@ def plugin_info(
         timeout=60,
     )
     report |= json.loads(answer.stdout) if answer.returncode == 0 else {"error": answer.stderr.strip()}
-    _print(report, as_json)
+    print_report(report, as_json)
     if answer.returncode:
         raise typer.Exit(1)
 
@@ -375,7 +442,7 @@ def _set_enabled(plugin: str, is_enabled: bool, home: Path, config_path: Path | 
     except KernelUnreachable:
         config.set_enabled(_find_config(config_path, home).path, plugin, is_enabled)
         report = {"plugin": plugin, "enabled": is_enabled, "live": False}
-    _print(report, as_json)
+    print_report(report, as_json)
 
 
 @plugin_app.command("enable")
@@ -394,78 +461,6 @@ def disable_plugin(
     _set_enabled(plugin, False, home, config_path, as_json)
 
 
-# --- The journal ----------------------------------------------------------------------------------
-
-
-def _describe_frame(raw: bytes) -> dict[str, Any]:
-    frame = codec.unpack(raw)
-    try:
-        message: Message | str = codec.decode(frame.body)
-    except CodecError as error:
-        message = str(error)
-    fields = (
-        {name: getattr(message, name) for name in message.__struct_fields__}
-        if isinstance(message, Message)
-        else {"error": message}
-    )
-    return {
-        "seq": frame.seq,
-        "topic": frame.topic.decode(),
-        "cause": frame.cause,
-        "type": type(message).__name__,
-        **json.loads(msgspec.json.encode(fields)),
-    }
-
-
-def _print_frames(frames: list[bytes], as_json: bool) -> None:
-    rows = [_describe_frame(raw) for raw in frames]
-    if as_json:
-        return _print({"messages": rows}, True)
-    for row in rows:
-        head = f"{row.pop('seq'):>10}  {row.pop('topic'):<32} {row.pop('type'):<18}"
-        row.pop("cause")
-        print(head, " ".join(f"{key}={str(value)[:48]}" for key, value in row.items()))
-
-
-@journal_app.command("tail")
-def journal_tail(
-    count: Annotated[int, typer.Option("-n", min=1, help="How many messages.")] = 20,
-    kept: Annotated[
-        bool, typer.Option("--kept", help="Only decisions, orders, fills and what else is kept for good.")
-    ] = False,
-    run_dir: Annotated[
-        Path | None, typer.Option("--run", help="A run's directory.", show_default="the newest")
-    ] = None,
-    home: Home = DEFAULT_HOME,
-    as_json: AsJson = False,
-) -> None:
-    """Show the last messages."""
-    reader = JournalReader(_run_dir(run_dir, home) / "journal")
-    step, frames = count, []
-    while True:
-        after = max(0, reader.head() - step)
-        frames = list(reader.frames(after, table="kept" if kept else "log"))
-        if len(frames) >= count or not after:
-            break
-        step *= 4
-    _print_frames(frames[-count:], as_json)
-
-
-@journal_app.command("show")
-def journal_show(
-    first: Annotated[int, typer.Argument(help="The first seq to show.")] = 1,
-    last: Annotated[int | None, typer.Argument(help="The last.", show_default="the first")] = None,
-    run_dir: Annotated[
-        Path | None, typer.Option("--run", help="A run's directory.", show_default="the newest")
-    ] = None,
-    home: Home = DEFAULT_HOME,
-    as_json: AsJson = False,
-) -> None:
-    """Show a range of messages, with what caused them."""
-    reader = JournalReader(_run_dir(run_dir, home) / "journal")
-    _print_frames(list(reader.frames(first - 1, first if last is None else last)), as_json)
-
-
 # --- Doctor ---------------------------------------------------------------------------------------
 
 
@@ -476,7 +471,7 @@ def doctor(home: Home = DEFAULT_HOME, config_path: ConfigPath = None, as_json: A
 
     report = examine(home.expanduser(), config_path)
     if as_json:
-        _print(report, True)
+        print_report(report, True)
     else:
         for check in report["checks"]:
             print(f"{'ok   ' if check['ok'] else 'WRONG'}  {check['check']:<24} {check['detail']}")

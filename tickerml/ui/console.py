@@ -54,6 +54,9 @@ class PageContext(Protocol):
     data_dir: Path
     log: Any
 
+    def alive(self) -> None:
+        """Say, at least once a second, that pages are served."""
+
 
 def run_console(ctx: PageContext, options: ConsoleOptions) -> None:
     """
@@ -77,11 +80,20 @@ def run_console(ctx: PageContext, options: ConsoleOptions) -> None:
     access = Access(ctx.data_dir)
     if access.new_password:
         ctx.log.info("console.password_created", path=str(access.new_password), notice=True)
-    follower = Follower(ctx.home, ctx.run_dir, ConsoleState(), ctx.log)
+    follower = Follower(ctx.home, ConsoleState(), ctx.log)
     site = build_site(follower, access, ctx.profile, options.drawdown_limit)
+
+    async def tell() -> None:
+        ctx.alive()
+
     server = uvicorn.Server(
         uvicorn.Config(
-            Gate(site, access), log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_S
+            Gate(site, access),
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=DRAIN_S,
+            callback_notify=tell,
+            timeout_notify=1,
         )
     )
     follower.start()

@@ -3,10 +3,10 @@ The console's line to its kernel: one thread that reads, whatever the number of 
 
 A console may start late, so it first reads what it missed from the journal: books from
 the newest checkpoint that has them, and every message since; equity as samples over the
-whole run; orders and fills further back than the rest. Then it follows the bus. A frame
-of the kernel's report proves that the subscriptions made before it are in place, and says
-up to which seq the journal must be read; a jump in a topic's own count says that something
-was dropped, and the journal fills that in too. So a ladder never shows a level that is gone.
+whole run; orders and fills further back than the rest. Then it follows the bus by a
+Subscription, which fills in from the journal what the bus drops. So a ladder never shows
+a level that is gone. What has been unsaid, or is too far behind to be worth reading, is
+forgotten as a whole, and it begins again as if it had just started.
 """
 
 import itertools
@@ -14,15 +14,18 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from tickerml.kernel import CodecError, StoreError, TickerMLError, codec, control
-from tickerml.kernel.client import Client
-from tickerml.kernel.journal import Checkpoint, JournalReader
+from tickerml.kernel import NS_PER_S, CodecError, StoreError, SubscriptionLost, TickerMLError, codec, control
+from tickerml.kernel.client import Client, Event, Heard, Subscription
+from tickerml.kernel.journal_reader import JournalReader
 from tickerml.kernel.localbus import BusState
+from tickerml.kernel.records import Checkpoint
+from tickerml.kernel.subscription import Rewound
 
 from .state import ConsoleState
 
@@ -42,12 +45,14 @@ KEPT_TAIL = 400_000  # seqs over which orders, fills and session starts are read
 SAMPLES = 300  # of the equity curve before the tail
 SAMPLE_RECORDS = 20  # journal records looked through for one sample
 COMMIT_S = 65.0  # longer than the longest commit interval
+FRESH_S = 1.0  # a message that is later than this proves nothing about now
+LATE_S = 30.0  # further behind than this, beginning again is quicker than catching up
 
 
 class Follower:
     """Keeps a ConsoleState up to date; take `lock` to read it."""
 
-    def __init__(self, home: Path, run_dir: Path, state: ConsoleState, log: Any) -> None:
+    def __init__(self, home: Path, state: ConsoleState, log: Any) -> None:
         """
         Raises: KernelUnreachable: no kernel runs on *home*.
         """
@@ -55,16 +60,14 @@ class Follower:
         self.lock = threading.Lock()
         self._log = log
         self._client = Client(home)
-        self._journal = run_dir / "journal"
         self._asking = threading.Lock()
         self._is_stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
         self._seq = 0
-        self._tseq: dict[bytes, int] = {}
+        self._gaps = 0
 
     def start(self) -> None:
         """Begin to read."""
-        self._client.subscribe(*TOPICS, control.TELEMETRY)
         self._thread.start()
 
     def stop(self) -> None:
@@ -85,59 +88,77 @@ class Follower:
     def _run(self) -> None:
         while not self._is_stopped.is_set():
             try:
-                self._follow()
+                with closing(self._subscribe()) as subscription:
+                    self._follow(subscription)
+            except SubscriptionLost as error:
+                self._log.warning("console.began_again", reason=str(error))
+                self._forget()
             except TickerMLError as error:
                 self._log.error("console.reading_failed", error=str(error))
                 self._is_stopped.wait(1.0)
 
-    def _follow(self) -> None:
-        held: list[bytes] = []
-        while (head := self._await_report(held)) is None:
-            if self._is_stopped.is_set():
-                return
-        self._catch_up(head)
-        for raw in held:
-            self._take(raw)
-        while not self._is_stopped.is_set():
-            for raw in self._client.receive(100):
-                self._take(raw)
+    def _subscribe(self) -> Subscription:
+        self._gaps = 0
+        return Subscription(
+            self._client.home, lossless=TOPICS, heard=(b"~status.", b"~log."), after=self._seq or None
+        )
 
-    def _await_report(self, held: list[bytes]) -> int | None:
-        """Return the seq of the first report to arrive; data frames go to *held*."""
-        head = None
-        for raw in self._client.receive(100):
-            if raw.startswith(control.TELEMETRY):
-                self._take_telemetry(raw)
-                head = head or self.state.report.get("seq")
-            else:
-                held.append(raw)
-        return head
+    def _forget(self) -> None:
+        with self.lock:
+            self.state = type(self.state)()
+        self._seq = 0
+
+    def _follow(self, subscription: Subscription) -> None:
+        events = self._await_place(subscription)
+        if not self._seq and not self._is_stopped.is_set():
+            first = next((event.seq for event in events if isinstance(event, codec.Frame)), 0)
+            self._begin(subscription.journal(), first - 1 if first else subscription.position)
+        while not self._is_stopped.is_set():
+            self._take(events, self._look_at_lag(subscription))
+            events = subscription.receive(0.1)
+
+    def _await_place(self, subscription: Subscription) -> list[Event]:
+        """Return what comes until the place in the order is known and a report is there."""
+        events: list[Event] = []
+        while not (subscription.is_joined and self.state.report) and not self._is_stopped.is_set():
+            for event in subscription.receive(0.1):
+                if isinstance(event, Heard):
+                    self._take_telemetry(event)
+                else:
+                    events.append(event)
+        return events
 
     # --- Live ---------------------------------------------------------------------------------
 
-    def _take(self, raw: bytes) -> None:
-        if raw.startswith(control.TELEMETRY):
-            self._take_telemetry(raw)
-            return
-        frame = codec.unpack(raw)
-        if frame.seq <= self._seq:
-            return
-        if frame.tseq > self._tseq.get(frame.topic, frame.tseq) + 1:
-            self._log.warning("console.fell_behind", after=self._seq, before=frame.seq)
-            self._catch_up(frame.seq - 1)
-        self._apply(frame, time.monotonic())
+    def _look_at_lag(self, subscription: Subscription) -> float | None:
+        """Return the time on the monotonic clock; None where what comes proves nothing about it."""
+        lag_s = subscription.lag_ns() / NS_PER_S
+        if subscription.gaps > self._gaps:
+            self._gaps = subscription.gaps
+            self._log.warning("console.fell_behind", position=subscription.position, lag_s=round(lag_s, 1))
+        if lag_s > LATE_S:
+            raise SubscriptionLost(f"the console was {lag_s:.0f} s behind")
+        return time.monotonic() if lag_s < FRESH_S else None
 
-    def _take_telemetry(self, raw: bytes) -> None:
-        topic, _, body = raw.partition(b"\0")
+    def _take(self, events: list[Event], at: float | None) -> None:
+        for event in events:
+            match event:
+                case codec.Frame():
+                    self._apply(event, at)
+                case Heard():
+                    self._take_telemetry(event)
+                case Rewound():
+                    raise SubscriptionLost(f"what was shown beyond seq {event.to_seq} does not hold")
+
+    def _take_telemetry(self, heard: Heard) -> None:
         with self.lock:
-            if topic == b"~status.":
-                self.state.apply_status(json.loads(body), time.monotonic())
+            if heard.topic == b"~status.":
+                self.state.apply_status(json.loads(heard.body), time.monotonic())
             else:
-                self.state.apply_log(body)
+                self.state.apply_log(heard.body)
 
     def _apply(self, frame: codec.Frame, at: float | None) -> None:
         self._seq = frame.seq
-        self._tseq[frame.topic] = frame.tseq
         try:
             message = codec.decode(frame.body)
         except CodecError as error:  # of a version with other messages; the rest is still worth seeing
@@ -148,18 +169,8 @@ class Follower:
 
     # --- Past ---------------------------------------------------------------------------------
 
-    def _catch_up(self, head: int) -> None:
-        """Take everything up to seq *head* from the journal; the first time, as much as is worth it."""
-        reader = JournalReader(self._journal)
-        try:
-            if self._seq:
-                self._replay(reader, self._seq, head)
-            else:
-                self._begin(reader, head)
-        finally:
-            reader.close()
-
     def _begin(self, reader: JournalReader, head: int) -> None:
+        """Take what is worth it of the past, up to seq *head*."""
         checkpoint, bus = self._find_books(reader, head)
         start = min(max(0, head - TAIL), checkpoint.position if checkpoint else head)
         with self.lock:

@@ -374,6 +374,13 @@ class ConsoleState:
             return f"No market data for {silence:.0f} s: prices below are old."
         return ""
 
+    def sickness(self) -> str:
+        """Return which parts the kernel calls degraded, since when and why; "" when there is none."""
+        return " · ".join(
+            f"{row['part']} since {_clock(row['since_ns'])} UTC: {row['reason']}"
+            for row in self.report.get("degraded", [])
+        )
+
     def price_digits(self, key: Key) -> int:
         """Return how many decimals a price of *key* has."""
         return self.markets[key].price_digits if key in self.markets else 2

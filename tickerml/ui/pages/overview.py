@@ -134,6 +134,7 @@ class Overview:
         self._theme = ui.dark_mode(self._is_dark)
         self._build_header()
         ui.element("div").classes("banner").props('role="alert"')
+        self._degraded = ui.label().classes("degraded").props('role="status"')
         with ui.element("main").classes("grid"):
             self._build_cards()
         ui.timer(FRAME_S, self._look)
@@ -206,6 +207,7 @@ class Overview:
                 self._show_money()
                 self._show_plugins()
                 self._show_bus()
+                self._show_degraded(state.sickness())
         ui.run_javascript(f"tickerml.hear({msgspec.json.encode(doubt).decode()})")
 
     def _show_choice(self) -> None:
@@ -299,9 +301,12 @@ class Overview:
 
     def _show_bus(self) -> None:
         report = self._follower.state.report
-        lag = max((host["lag"] for host in report.get("hosts", [])), default=0)
-        self._bus.set_text(f"{report.get('messages_per_s', 0):,.0f} msg/s · lag {lag:,}")
+        lag = max((host["lag_s"] for host in report.get("hosts", [])), default=0.0)
+        self._bus.set_text(f"{report.get('messages_per_s', 0):,.0f} msg/s · lag {lag:.1f} s")
         self._clock.set_text(f"{self._profile} · {datetime.now(UTC):%H:%M:%S} UTC")
+
+    def _show_degraded(self, sickness: str) -> None:
+        self._degraded.set_text(f"DEGRADED: {sickness}" if sickness else "")
 
     def _show_halt(self, reason: str) -> None:
         self._header.classes("is-halted") if reason else self._header.classes(remove="is-halted")
