@@ -1,0 +1,358 @@
+"""
+Bugs planted by hand in the production code, and how many seeds the world takes to find each.
+
+    python tests/simulation/planted.py [NAME...] [--bound 300] [--json]
+
+Each is a plausible slip in one place: what a careless change would do. They are planted by
+replacing a function while the seeds run; the world and its watch are not told.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from tickerml.kernel import admission, codec, inlet, journal, machine, outlet, records, runs, sequencer
+from tickerml.kernel import control as control_messages
+from tickerml.kernel.gate import Gate
+from tickerml.kernel.inbox import Inbox, Missing
+from tickerml.kernel.localbus import LocalBus
+from tickerml.kernel.testing import spec_of
+from tickerml.plugins import sim_fifo
+from tickerml.testing.simulate import run_seed
+
+BOUND = 300
+
+Plant = Callable[["Patches"], None]
+
+
+class Patches:
+    """Replaced functions, which are put back."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[object, str, object]] = []
+
+    def set(self, owner: object, name: str, make: Callable[[object], object]) -> None:
+        """Replace *name* of *owner* by what *make* makes of what is there."""
+        self._before.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, make(getattr(owner, name)))
+
+    def undo(self) -> None:
+        """Put everything back."""
+        for owner, name, value in reversed(self._before):
+            setattr(owner, name, value)
+
+
+def lost_tail(patches: Patches) -> None:
+    """A commit that failed is taken for done: its frames never reach the journal."""
+
+    def make(fail):
+        def forget(self, error):
+            fail(self, error)
+            self._held = []
+
+        return forget
+
+    patches.set(journal.JournalWriter, "_fail", make)
+
+
+def short_recovery(patches: Patches) -> None:
+    """Recovery stops one frame before the end of the log."""
+    patches.set(runs, "roll_forward", lambda roll: lambda state, frames: roll(state, list(frames)[:-1]))
+
+
+def repeated_output(patches: Patches) -> None:
+    """Nobody recognises an output that is said again after a crash."""
+
+    def make_accept(accept):
+        def accept_everything(self, frames):
+            for origin in self._origins:
+                if origin is not self._kernel:
+                    origin.cause = -1
+            return accept(self, frames)
+
+        return accept_everything
+
+    def make_admit(admit):
+        def admit_forgetting(*arguments, **options):
+            return msgspec.structs.replace(admit(*arguments, **options), outputs={})
+
+        return admit_forgetting
+
+    patches.set(sequencer.Sequencer, "accept_all", make_accept)
+    patches.set(admission, "admit", make_admit)
+
+
+def unfilled_gap(patches: Patches) -> None:
+    """What the bus dropped is not missed: the next frame is taken as if it followed."""
+
+    def make_receive(receive):
+        def take_anything(self, raw):
+            frame = codec.unpack(raw)
+            if frame.seq > self.position:
+                self.tseq[frame.topic] = frame.tseq - 1
+            return receive(self, raw)
+
+        return take_anything
+
+    def make_open(look):
+        def open_anything(self, run):
+            found = look(self, run)
+            return codec.unpack_run(run) if isinstance(found, Missing) else found
+
+        return open_anything
+
+    patches.set(Inbox, "receive", make_receive)
+    patches.set(Inbox, "open", make_open)
+    patches.set(Inbox, "reconcile", lambda reconcile: lambda self, seq, counts: None)
+
+
+def stale_epoch(patches: Patches) -> None:
+    """What a process says at an epoch that is past is accepted."""
+
+    def make(find):
+        def find_route(self, frame, tag):
+            _, _, number, epoch, _, _ = codec.split_output(frame)
+            origin = self._origins[number]
+            current, origin.epoch = origin.epoch, epoch
+            try:
+                return find(self, frame, tag)
+            finally:
+                origin.epoch = current
+
+        return find_route
+
+    patches.set(sequencer.Sequencer, "_find_route", make)
+
+
+def unchecked_checkpoint(patches: Patches) -> None:
+    """A checkpoint is loaded without a look at its digest."""
+
+    def make(check):
+        def check_records_alone(key, value, head):
+            if head is not records._CHECKPOINT:
+                check(key, value, head)
+
+        return check_records_alone
+
+    patches.set(records, "_check", make)
+
+
+def timer_twice(patches: Patches) -> None:
+    """A timer that was set before a restart fires twice after it."""
+
+    def make(restore):
+        def restore_twice(self, data, revived=()):
+            restore(self, data, revived)
+            self._timers = sorted(self._timers + self._timers[:1])
+
+        return restore_twice
+
+    patches.set(LocalBus, "restore", make)
+
+
+def order_forgotten_by_gate(patches: Patches) -> None:
+    """The gate loses an open order at a restart."""
+
+    def make(restore):
+        def restore_less(self, state):
+            restore(self, state)
+            if self._state.open:
+                self._state.open.popitem()
+
+        return restore_less
+
+    patches.set(Gate, "restore", make)
+
+
+def order_forgotten_by_simulator(patches: Patches) -> None:
+    """The simulator loses what is on its way to an exchange at a restart."""
+
+    def make(restore):
+        def restore_less(self, state):
+            restore(self, state)
+            for lane in self._lanes.values():
+                if lane.arrivals:
+                    lane.arrivals.pop()
+
+        return restore_less
+
+    patches.set(spec_of(sim_fifo).factory, "restore", make)
+
+
+def counted_too_early(patches: Patches) -> None:
+    """What is queued for the disk is counted as committed."""
+
+    def make(append):
+        def append_and_count(self, frames, kept, checkpoints):
+            append(self, frames, kept, checkpoints)
+            if frames:
+                self.committed = journal.frame_seq(frames[-1])
+
+        return append_and_count
+
+    patches.set(journal.JournalWriter, "append", make)
+
+
+def answered_too_early(patches: Patches) -> None:
+    """A command is acknowledged when it is published, not when it is on the disk."""
+
+    def make(promise):
+        def promise_at_once(self, identity, message):
+            self._edges.reply(identity, control_messages.Done(self.announce(message)))
+
+        return promise_at_once
+
+    patches.set(outlet.Outlet, "promise", make)
+
+
+def nothing_kept(patches: Patches) -> None:
+    """The last decision of a batch is not kept for good."""
+    patches.set(sequencer.Sequencer, "take_kept", lambda take: lambda self: take(self)[:-1])
+
+
+def checkpoint_ahead(patches: Patches) -> None:
+    """A checkpoint is committed before the frames it stands behind."""
+
+    def make(append):
+        def append_late(self, frames, kept, checkpoints):
+            late = getattr(self, "_late", ([], []))
+            if checkpoints:
+                append(self, late[0], late[1], checkpoints)
+                self._late = (frames, kept)
+            else:
+                append(self, late[0] + frames, late[1] + kept, checkpoints)
+                self._late = ([], [])
+
+        return append_late
+
+    patches.set(journal.JournalWriter, "append", make)
+
+
+def own_outputs_taken(patches: Patches) -> None:
+    """A host takes its own outputs, when they come back on the bus, for inputs."""
+
+    def make(init):
+        def forget_own(self, prefixes, own=(), *arguments, **options):
+            init(self, prefixes, (), *arguments, **options)
+
+        return forget_own
+
+    patches.set(Inbox, "__init__", make)
+
+
+def lost_burst(patches: Patches) -> None:
+    """A burst that was lost on the way in is not missed."""
+
+    def make(take):
+        def take_anything(self, burst):
+            number_of_link, number, _ = codec.unpack_burst(burst)
+            link = self._links.get(number_of_link)
+            if link is not None and number > link.number:
+                link.number = number - 1
+            return take(self, burst)
+
+        return take_anything
+
+    patches.set(inlet.Inlet, "take", make)
+
+
+def wrong_position(patches: Patches) -> None:
+    """A checkpoint says that it stands one message later than it does."""
+
+    def make(write):
+        def write_ahead(self, at, state):
+            if state.position:
+                state = msgspec.structs.replace(state, position=state.position + 1)
+                at += 1
+            return write(self, at, state)
+
+        return write_ahead
+
+    patches.set(machine.Machine, "_write_checkpoint", make)
+
+
+def forgotten_outputs(patches: Patches) -> None:
+    """A recovered kernel does not know what was said since its checkpoint."""
+
+    def make(roll):
+        def roll_forgetting(state, frames):
+            rolled = roll(state, frames)
+            rolled.outputs = {}
+            return rolled
+
+        return roll_forgetting
+
+    patches.set(runs, "roll_forward", make)
+
+
+PLANTS: dict[str, Plant] = {
+    plant.__name__.replace("_", "-"): plant
+    for plant in (
+        lost_tail,
+        short_recovery,
+        repeated_output,
+        unfilled_gap,
+        stale_epoch,
+        unchecked_checkpoint,
+        timer_twice,
+        order_forgotten_by_gate,
+        order_forgotten_by_simulator,
+        counted_too_early,
+        answered_too_early,
+        nothing_kept,
+        checkpoint_ahead,
+        own_outputs_taken,
+        lost_burst,
+        wrong_position,
+        forgotten_outputs,
+    )
+}
+
+
+@contextlib.contextmanager
+def planted(name: str) -> Iterator[None]:
+    """Have the bug *name* in the production code for a while."""
+    patches = Patches()
+    try:
+        PLANTS[name](patches)
+        yield
+    finally:
+        patches.undo()
+
+
+def seeds_until_found(name: str, *, bound: int = BOUND, first: int = 0) -> tuple[int, str]:
+    """Return (how many seeds it took, what was violated); (0, "") when *bound* seeds did not find it."""
+    for count in range(1, bound + 1):
+        seed = first + count - 1
+        with planted(name):
+            outcome = run_seed(seed)
+        # A seed that fails without the bug as well has not found it.
+        if not outcome.is_green and run_seed(seed).is_green:
+            return count, outcome.violation
+    return 0, ""
+
+
+def main(arguments: list[str]) -> int:
+    """Plant each bug and tell how long it stayed hidden; returns an exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("names", nargs="*", help="which bugs; all by default")
+    parser.add_argument("--bound", type=int, default=BOUND, help="seeds after which a bug counts as missed")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    found = {}
+    for name in options.names or PLANTS:
+        seeds, violation = seeds_until_found(name, bound=options.bound)
+        found[name] = {"seeds": seeds or None, "violation": violation}
+        if not options.json:
+            print(f"{name:<30} {seeds or 'never':>6}  {violation[:140]}", flush=True)
+    if options.json:
+        print(json.dumps(found))
+    return 0 if all(entry["seeds"] for entry in found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
