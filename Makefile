@@ -14,7 +14,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_inf
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint bench docs browser clean
+.PHONY: help run test lint bench chaos soak docs browser clean simulate
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,18 @@ lint: $(TEST_READY) ## check style, types and imports alone
 
 bench: $(RUN_READY) ## measure the bus
 	$(BIN)/python benchmarks/bus.py
+
+chaos: $(TEST_READY) ## break real processes, MINUTES=60 in all, ROUNDS=0 (as needed) runs of each kind
+	$(BIN)/python tests/chaos/campaign.py --minutes $(or $(MINUTES),60) --rounds $(or $(ROUNDS),0)
+
+soak: $(TEST_READY) ## leave a system running for MINUTES=60 and see whether anything grows
+	$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),60)
+
+SEED ?= 0
+SEEDS ?= 2000
+
+simulate: $(RUN_READY) ## break a simulated system SEEDS=2000 times, from SEED=0 on
+	$(BIN)/tickerml dev simulate --seed $(SEED) --seeds $(SEEDS)
 
 docs: $(RUN_READY) ## write the reference from the code
 	$(BIN)/python docs/generate.py
