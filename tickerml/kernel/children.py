@@ -58,8 +58,6 @@ class Child:
             program: what is run, with the host and the runtime directory as arguments.
         """
         self.host = host
-        self.identity = b""  # of its control socket, once it has said hello
-        self.failed: dict[str, str] = {}  # plugins it had to set aside, and why
         self.killed_for = ""
         self._last_line = b""
         self._unfinished = b""

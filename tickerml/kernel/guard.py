@@ -15,7 +15,6 @@ died five times within a minute. What happened stands in HOME/guard.json.
 
 import contextlib
 import enum
-import fcntl
 import json
 import os
 import random
@@ -32,8 +31,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from .errors import StoreError, StoreLocked, TickerMLError
+from .errors import StoreLocked, TickerMLError
 from .limits import die_with_parent, signal_name
+from .lock import Held, hold
 from .units import NS_PER_MS, NS_PER_S
 
 CONFIG_REFUSED = 2  # the kernel's exit codes after which starting it again would change nothing
@@ -291,16 +291,8 @@ class GuardLock:
         Raises: StoreLocked: another guard holds it. StoreError: the home cannot be written.
         """
         try:
-            home.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._file = os.open(home / "guard.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StoreError(
-                f"cannot use the home {home}: {error.strerror}; choose another with --home"
-            ) from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._file)
+            self._file = hold(home, "guard.lock")
+        except Held:
             raise StoreLocked(
                 f"another guard watches over {home}; stop it with `tickerml stop`, or use another --home"
             ) from None

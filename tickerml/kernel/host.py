@@ -10,7 +10,6 @@ could not, and dies with the kernel.
 """
 
 import asyncio
-import ctypes
 import os
 import signal
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 import structlog
 import zmq
 
-from . import codec, control, log
+from . import codec, control, limits, log
 from .consumer import Consumer
 from .control import Role
 from .errors import ConfigError, HandshakeRefused, StoreError, TickerMLError
@@ -35,7 +34,6 @@ from .supervisor import LIVENESS
 from .units import NS_PER_MS, NS_PER_S
 
 HIGH_WATER = 20_000  # runs or bursts in one socket: beyond it the bus drops, and the outlet waits
-_PR_SET_PDEATHSIG = 1
 
 logger = structlog.get_logger()
 
@@ -256,16 +254,10 @@ def _run(link: Link) -> None:
         run_consumer(link)
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this process when the kernel ends, however that happens."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def main(arguments: list[str]) -> int:
     """Run a host process; returns its exit code."""
     name, runtime = arguments
-    _die_with_parent()
+    limits.die_with_parent(signal.SIGKILL)
     log.configure(as_json=True)
     structlog.contextvars.bind_contextvars(host=name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the kernel decides

@@ -14,6 +14,7 @@ import ctypes
 import os
 import resource
 import signal
+import sys
 from collections import deque
 from typing import NamedTuple
 
@@ -65,7 +66,8 @@ def apply(limits: Limits, pid: int = 0) -> None:
 
 def die_with_parent(number: signal.Signals) -> None:
     """Ask Linux to send this process *number* when its parent ends, however that happens."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def signal_name(number: int) -> str:

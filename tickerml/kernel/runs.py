@@ -12,7 +12,6 @@ what it is made of, begins a new one beside it.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -27,6 +26,7 @@ from .config import Plan
 from .environment import Opener, is_there, open_environment
 from .errors import CodecError, StoreCorrupt, StoreError, StoreLocked
 from .journal import Checkpoint, JournalReader
+from .lock import Held, hold
 from .sequencer import KERNEL, SequencerState, roll_forward
 
 logger = structlog.get_logger()
@@ -53,23 +53,12 @@ class HomeLock:
         Raises: StoreLocked: another kernel holds it. StoreError: the home cannot be written.
         """
         try:
-            home.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._file = os.open(home / "kernel.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StoreError(
-                f"cannot use the home {home}: {error.strerror}; choose another with --home"
-            ) from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(self._file, 20, 0).decode() or "unknown"
-            os.close(self._file)
+            self._file = hold(home, "kernel.lock")
+        except Held as holder:
             raise StoreLocked(
                 f"another kernel (pid {holder}) runs on {home}; stop it with `tickerml stop`, "
                 "or use another --home"
             ) from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, str(os.getpid()).encode(), 0)
 
     def close(self) -> None:
         """Give the home back before this process ends."""
