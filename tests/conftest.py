@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -28,6 +29,14 @@ structlog.configure(processors=[structlog.processors.KeyValueRenderer(key_order=
 # A run begun with nohup ignores hangups. The processes under test must not: a handler is not inherited.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda number, frame: None)
+
+
+@pytest.fixture(autouse=True)
+def _own_path() -> Iterator[None]:
+    """Let no test see the packages that another had loaded from a folder of their own."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -125,6 +125,13 @@ class FakeBinance:
         for text in frames:
             await self._sockets[-1].send_str(text)
 
+    async def broadcast(self, *frames: str) -> None:
+        """Send raw frames on every connection, as an exchange does."""
+        for socket in self._sockets:
+            if not socket.closed:
+                for text in frames:
+                    await socket.send_str(text)
+
     async def taken(self) -> None:
         """Wait until the client has taken every frame sent so far: it answers a ping in order."""
         self._ponged.clear()

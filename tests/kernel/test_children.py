@@ -168,6 +168,19 @@ def test_a_host_sees_its_token_and_nothing_secret_of_the_kernels_environment(spa
     assert secrets.keys() & seen.keys() == set()
 
 
+def test_a_host_is_given_the_secrets_that_its_plugins_are_granted_and_no_other(monkeypatch):
+    monkeypatch.setenv("TICKERML_SECRET_API_KEY", "one")
+    monkeypatch.setenv("TICKERML_SECRET_OTHER", "two")
+    monkeypatch.setenv("TICKERML_PLUGINS", "a")
+
+    seen = children.environment("token", ["api-key", "not-set"])
+
+    assert {key: value for key, value in seen.items() if key.startswith("TICKERML_SECRET_")} == {
+        "TICKERML_SECRET_API_KEY": "one"
+    }
+    assert seen["TICKERML_PLUGINS"] == "a"
+
+
 def test_a_host_inherits_no_file_handle_of_the_kernel(spawn, tmp_path):
     with (tmp_path / "secret").open("w") as file:
         os.set_inheritable(file.fileno(), True)

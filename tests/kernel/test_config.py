@@ -1,6 +1,8 @@
 """plugins.toml and --set: whatever is wrong is refused with the file, the key, the rule and the value."""
 
+import re
 import stat
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -8,8 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickerml.kernel import ConfigError, Options, config, registry
+from tickerml.kernel import ConfigError, config, registry
+from tickerml.kernel.catalog import Catalog, Found, find
 from tickerml.kernel.config import HostEntry, KernelSettings, Plan, PluginPlan
+from tickerml.kernel.describe import describe
+from tickerml.kernel.manifest import Manifest
+from tickerml.kernel.resolve import resolve
 from tickerml.kernel.supervisor import Supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,25 +33,22 @@ currency = "EUR"
 plugins = ["portfolio"]
 
 [plugin.exchange-synthetic]
-kind = "exchange"
 host = "market"
 
 [plugin.sim-fifo]
-kind = "simulator"
 host = "trade"
 [plugin.sim-fifo.options]
 seed = 3
 name = "fifo"
 
 [plugin.portfolio]
-kind = "store"
 host = "trade"
 [plugin.portfolio.options]
 currency = "USD"
 account = "paper"
 
 [plugin.console]
-kind = "page"
+host = "ui"
 """
 
 
@@ -103,12 +106,13 @@ def test_a_file_without_the_right_frame_is_refused(tmp_path, text, said):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('kind = "page"', 'knd = "page"', "plugin.console.knd: unknown key; did you mean 'kind'?"),
-        ('kind = "page"', 'kind = "page"\nxyzzy = 1', "plugin.console.xyzzy: unknown key"),
-        ('kind = "page"', 'host = "ui"', "plugin.console: object missing required field `kind`"),
-        ('kind = "page"', "kind = 3", "plugin.console.kind: expected `str`, got `int`, was 3"),
-        ('kind = "page"', 'kind = "pag"', "plugin.console.kind: expected `str` matching regex"),
-        ('kind = "page"', 'kind = "page"\nenabled = "yes"', "plugin.console.enabled: expected `bool`"),
+        ('host = "ui"', 'hots = "ui"', "plugin.console.hots: unknown key; did you mean 'host'?"),
+        ('host = "ui"', "xyzzy = 1", "plugin.console.xyzzy: unknown key"),
+        ('host = "ui"', 'kind = "page"', "plugin.console.kind: the plugin's manifest says what it is; take"),
+        ('host = "ui"', "module = 3", "plugin.console.module: expected `str`, got `int`, was 3"),
+        ('host = "ui"', 'version = "new"', "plugin.console.version: expected a range such as"),
+        ('host = "ui"', 'enabled = "yes"', "plugin.console.enabled: expected `bool`"),
+        ("format = 1", "format = 1\nindex = [3]", "index[0]: expected `str`, got `int`, was 3"),
         ('host = "market"', 'host = "My Host"', "plugin.exchange-synthetic.host: expected `str` matching"),
         ('host = "market"', "publishes = [1]", "plugin.exchange-synthetic.publishes[0]: expected `str`"),
         ("commit_ms = 100", "commit_ms = 0", "profile.small.kernel.commit_ms: expected `int` >= 1, was 0"),
@@ -121,23 +125,23 @@ def test_a_file_without_the_right_frame_is_refused(tmp_path, text, said):
         ("commit_ms = 100", "seed = -1", "profile.small.kernel.seed: expected `int` >= 0, was -1"),
         ("[profile.other]", "[profile.other]\nkernle = 1", "profile.other.kernle: unknown key; did you mean"),
         (
-            'kind = "page"',
-            'kind = "page"\n[host.trade]\nmax_rs_mb = 1',
+            'host = "ui"',
+            'host = "ui"\n[host.trade]\nmax_rs_mb = 1',
             "host.trade.max_rs_mb: unknown key; did",
         ),
         (
-            'kind = "page"',
-            'kind = "page"\n[host.trade]\nmax_cpu = -1',
+            'host = "ui"',
+            'host = "ui"\n[host.trade]\nmax_cpu = -1',
             "host.trade.max_cpu: expected `float` >= 0",
         ),
         (
-            'kind = "page"',
-            'kind = "page"\n[host.trade]\nmax_lag_s = 601',
+            'host = "ui"',
+            'host = "ui"\n[host.trade]\nmax_lag_s = 601',
             "host.trade.max_lag_s: expected `float` <=",
         ),
         (
-            'kind = "page"',
-            'kind = "page"\n[host.trad]',
+            'host = "ui"',
+            'host = "ui"\n[host.trad]',
             "host.trad: no plugin runs in a host of this name; did you mean 'trade'?",
         ),
         (
@@ -192,7 +196,7 @@ def test_a_plan_keeps_the_order_of_the_profile_and_gives_own_hosts_their_plugins
     assert {host: [one.id for one in members] for host, members in plan.hosts().items()} == {
         "market": ["exchange-synthetic"],
         "trade": ["sim-fifo", "portfolio"],
-        "console": ["console"],
+        "ui": ["console"],
     }
 
 
@@ -211,7 +215,8 @@ def test_a_host_has_the_limits_of_its_table_and_others_the_defaults(tmp_path):
 
 
 def test_a_plugin_with_a_host_of_its_own_has_limits_by_its_id(tmp_path):
-    plan = config.plan(load(tmp_path, WHOLE + "[host.console]\nmax_rss_mb = 200"), "small")
+    text = WHOLE.replace('host = "ui"', "") + "[host.console]\nmax_rss_mb = 200"
+    plan = config.plan(load(tmp_path, text), "small")
 
     assert plan.limits_of("console").max_rss_mb == 200
 
@@ -266,7 +271,7 @@ def test_a_speed_that_is_none_is_refused(tmp_path, speed):
         ("portfolio.enabled=maybe", "--set portfolio.enabled: expected `bool`, got `str`, was 'maybe'"),
         ("portfolio.host=No!", "--set portfolio.host: expected `str` matching regex"),
         ("portfolio.host=market", "host 'market' of profile 'small' mixes exchange plugins with others"),
-        ("portfolio.host=console", "host 'console' of profile 'small' mixes page plugins with others"),
+        ("portfolio.host=ui", "host 'ui' of profile 'small' mixes page plugins with others"),
     ],
 )
 def test_an_override_that_cannot_be_is_refused(tmp_path, override, said):
@@ -285,6 +290,209 @@ def test_a_plan_comes_back_whole_from_where_it_is_kept(tmp_path):
     plan = config.plan(load(tmp_path), "small", ["portfolio.account=other"])
 
     assert msgspec.json.decode(msgspec.json.encode(plan), type=Plan) == plan
+
+
+# --- Who may run, and do what ------------------------------------------------------------------------
+
+
+def found(plugin: str, kind: str = "strategy", **manifest: object) -> Found:
+    """Return a plugin as the catalog would have found it."""
+    said = {"kinds": [kind], "api": ">=1.0", **manifest}
+    return Found(
+        id=plugin, manifest=msgspec.convert(said, Manifest), distribution="d", version="1.5", module=plugin
+    )
+
+
+def planned_of(
+    *plugins: Found, tables: str = "", profile: str = "x", overrides: tuple[str, ...] = ()
+) -> Plan:
+    """Return the plan of a profile with these plugins; each has a host of its own."""
+    entries = "".join(f"[plugin.{each.id}]\n" for each in plugins if f"[plugin.{each.id}]" not in tables)
+    names = [each.id for each in plugins]
+    text = f"format = 1\n[profile.{profile}]\nplugins = {names}\n{entries}{tables}"
+    with tempfile.TemporaryDirectory() as directory:
+        written = load(Path(directory), text)
+    catalog = Catalog({each.id: [each] for each in plugins}, [])
+    return config.plan(written, profile, list(overrides), catalog=catalog)
+
+
+def only(plan: Plan) -> PluginPlan:
+    (plugin,) = plan.plugins
+    return plugin
+
+
+def test_what_a_plugin_is_and_may_do_is_its_manifests_to_say():
+    plugin = only(
+        planned_of(
+            found("strategy-x", publishes=["SubmitOrder", "CancelOrder"], state_version=4, reload="restart")
+        )
+    )
+
+    assert (plugin.kind, plugin.version, plugin.module) == ("strategy", "1.5", "strategy-x")
+    assert (plugin.state_version, plugin.reload, plugin.blocked) == (4, "restart", "")
+    assert plugin.publishes == plugin.declares == ["SubmitOrder", "CancelOrder"]
+
+
+def test_plugins_toml_can_only_take_from_it():
+    asked = found("x", publishes=["SubmitOrder", "CancelOrder"], subscribes=["Trade"], secrets=["key"])
+    table = '[plugin.x]\npublishes = ["CancelOrder"]\nsubscribes = ["Trade"]\nsecrets = ["key"]\n'
+
+    plan = planned_of(asked, tables=table)
+
+    assert only(plan).publishes == ["CancelOrder"]
+    assert only(plan).subscribes == ["Trade"]
+    assert plan.secrets_of("x") == only(plan).secrets == ["key"]
+    assert plan.secrets_of("y") == []
+    assert only(planned_of(asked)).secrets == []
+
+
+@pytest.mark.parametrize(
+    ("manifest", "table", "reason"),
+    [
+        ({}, 'publishes = ["SubmitOrder"]', "publishes: expected some of what its manifest names (nothing)"),
+        (
+            {"secrets": ["a"]},
+            'secrets = ["b"]',
+            "secrets: expected some of what its manifest names (a), was 'b'",
+        ),
+        ({}, 'subscribes = ["Trade"]', "subscribes: expected some of what its manifest names (nothing)"),
+        ({}, 'version = ">=2"', "plugins.toml wants version >=2, installed is 1.5"),
+        ({"publishes": ["OrderFilled"]}, "", "its manifest: a strategy may not publish OrderFilled"),
+        ({"kinds": ["command"]}, "", "a command runs in no host; take it out of the profile"),
+        ({"requires": ["y"]}, "", "needs y, which the profile does not name"),
+    ],
+)
+def test_a_plugin_that_asks_for_too_much_or_lacks_something_is_blocked_with_the_reason(
+    manifest, table, reason
+):
+    plan = planned_of(found("x", **manifest), tables=f"[plugin.x]\n{table}\n")
+
+    assert reason in only(plan).blocked
+    assert plan.hosts() == {}
+
+
+def test_who_requires_a_plugin_that_does_not_run_does_not_run_either_and_so_on():
+    chain = [found("a", requires=["b"]), found("b", requires=["c"]), found("c"), found("d")]
+
+    plan = planned_of(*chain, tables="[plugin.c]\nenabled = false\n")
+
+    assert {plugin.id: plugin.blocked for plugin in plan.plugins} == {
+        "a": "needs b, which is blocked",
+        "b": "needs c, which is disabled",
+        "c": "",
+        "d": "",
+    }
+
+
+def test_plugins_that_require_each_other_in_a_circle_are_blocked_with_the_circle():
+    plan = planned_of(
+        found("a", requires=["b"]), found("b", requires=["c"]), found("c", requires=["b"]), found("d")
+    )
+
+    reasons = {plugin.id: plugin.blocked for plugin in plan.plugins}
+    assert reasons["b"] == "requires itself in a circle: b -> c -> b"
+    assert reasons["c"] == "requires itself in a circle: c -> b -> c"
+    assert reasons["a"] == "needs b, which is blocked"
+    assert reasons["d"] == ""
+
+
+def test_two_plugins_that_bring_different_versions_of_something_do_not_share_a_host():
+    def bringing(plugin: str, *what: str) -> Found:
+        return msgspec.structs.replace(found(plugin), brings=[f"{plugin}==1", *what])
+
+    plugins = bringing("a", "numba==0.60"), bringing("b", "Numba==0.61"), bringing("c", "numba==0.60")
+    together = "".join(f'[plugin.{name}]\nhost = "all"\n' for name in "abc")
+
+    shared, apart = planned_of(*plugins, tables=together), planned_of(*plugins)
+
+    assert [plugin.blocked for plugin in shared.plugins] == [
+        "",
+        "brings Numba==0.61, and a in the same host 0.60; give it a host of its own",
+        "",
+    ]
+    assert [plugin.blocked for plugin in apart.plugins] == ["", "", ""]
+
+
+def test_who_requires_a_plugin_waits_for_its_host():
+    plan = planned_of(found("a", "store", requires=["b"]), found("b", "store"), found("m", "exchange"))
+
+    assert plan.needs() == {"a": {"b"}, "b": set(), "m": {"a", "b"}}
+
+
+def test_what_is_broken_is_blocked_and_strictness_makes_that_an_error(tmp_path, monkeypatch):
+    broken = Found(id="x", problem="its manifest is not TOML")
+
+    assert only(planned_of(broken)).blocked == "its manifest is not TOML"
+
+    monkeypatch.setenv("TICKERML_STRICT", "1")
+    with pytest.raises(ConfigError, match=r"plugin\.x: its manifest is not TOML \(TICKERML_STRICT is 1\)"):
+        planned_of(broken)
+    assert only(planned_of(broken, tables="[plugin.x]\nenabled = false\n")).will_run is False
+
+
+def test_trading_must_not_begin_while_a_rule_a_simulator_or_what_may_be_one_is_blocked():
+    def blocked(plugin: str, kind: str) -> Found:
+        return msgspec.structs.replace(found(plugin, kind), problem="broken")
+
+    plan = planned_of(
+        blocked("rule", "risk_rule"),
+        blocked("sim", "simulator"),
+        blocked("ledger", "store"),
+        blocked("tape", "store"),
+        blocked("strategy", "strategy"),
+        Found(id="unknown", problem="no manifest"),
+        Found(id="unwanted", problem="no manifest"),
+        tables='[plugin.unwanted]\nenabled = false\n[plugin.ledger]\nhost = "sim"\n',
+    )
+
+    assert plan.missing_vital() == ["rule", "sim", "ledger", "unknown"]
+
+
+@pytest.mark.parametrize(("profile", "warnings"), [("x", 0), ("pc", 0), ("pi", 1)])
+def test_a_profile_that_a_plugin_is_not_made_for_is_a_warning(profile, warnings):
+    plugin = only(planned_of(found("x", profiles=["pc"]), profile=profile))
+
+    assert len(plugin.warnings) == warnings
+    assert plugin.blocked == ""
+
+
+@pytest.mark.parametrize(
+    ("tables", "overrides", "limit"),
+    [
+        ("", (), 200),
+        ('[plugin.x]\nhost = "shared"\n', (), 0),
+        ("[host.x]\nmax_cpu = 1.0\n", (), 200),
+        ("[host.x]\nmax_rss_mb = 0\n", (), 0),
+        ("[host.x]\nmax_rss_mb = 300\n", ("host.x.max_rss_mb=400",), 400),
+        ("", ("host.x.max_rss_mb=50",), 50),
+    ],
+)
+def test_a_host_of_its_own_may_take_what_the_manifest_says_unless_a_person_says_otherwise(
+    tables, overrides, limit
+):
+    plan = planned_of(found("x", resources={"ram_mb": 200}), tables=tables, overrides=overrides)
+
+    assert plan.limits_of(only(plan).host).max_rss_mb == limit
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("host.y.max_rss_mb=1", "--set host.y: no plugin of profile 'x' runs in a host of this name"),
+        ("host.x.max_rs_mb=1", "--set host.x.max_rs_mb: unknown key; did you mean 'max_rss_mb'?"),
+        ("host.x.max_cpu=-1", "--set host.x.max_cpu: expected `float` >= 0"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_refused(override, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        planned_of(found("x"), overrides=(override,))
+
+
+def test_a_plan_remembers_what_was_said_for_this_run_so_that_the_next_plan_says_it_again(tmp_path):
+    plan = config.plan(load(tmp_path), "small", ["sim-fifo.seed=5"], with_pages=False)
+
+    assert plan.overrides == ["sim-fifo.seed=5", "console.enabled=false"]
+    assert config.plan(load(tmp_path), "small", plan.overrides).hosts() == plan.hosts()
 
 
 # --- Who needs whom ---------------------------------------------------------------------------------
@@ -349,7 +557,7 @@ def test_needs_are_never_a_circle(hosts):
 
 
 def test_enabling_and_disabling_changes_one_key_and_keeps_every_comment(tmp_path):
-    text = WHOLE.replace('kind = "page"', 'kind = "page" # for people\n# and nothing else')
+    text = WHOLE.replace('host = "ui"', 'host = "ui" # for people\n# and nothing else')
     path = load(tmp_path, text).path
 
     config.set_enabled(path, "console", False)
@@ -403,22 +611,13 @@ def loadable() -> list[str]:
 
 
 def plan_of(plugin: str, options: dict[str, object]) -> PluginPlan:
-    entry = SHIPPED.plugins[plugin]
-    return PluginPlan(
-        id=plugin, kind=entry.kind, host="x", enabled=True, module="", publishes=None, options=options
-    )
-
-
-def schema_of(options: type[Options]) -> dict[str, dict[str, object]]:
-    schema = msgspec.json.schema(options)
-    return schema["$defs"][options.__name__]["properties"]
+    return resolve(find().choose(plugin), SHIPPED.plugins[plugin], options, "demo")
 
 
 @pytest.mark.parametrize("plugin", loadable())
 def test_a_plugin_has_a_table_in_the_shipped_file_and_its_defaults_are_within_its_own_bounds(plugin):
     spec, options = registry.load_planned(plan_of(plugin, {}), "plugins.toml")
 
-    assert SHIPPED.plugins[plugin].kind == spec.KIND
     assert options == msgspec.convert(msgspec.to_builtins(options), spec.options)
 
 
@@ -431,7 +630,7 @@ def test_an_option_that_a_plugin_does_not_have_is_refused_by_name(plugin):
 @pytest.mark.parametrize("plugin", loadable())
 def test_every_option_refuses_a_value_of_another_type_and_one_out_of_its_bounds(plugin):
     spec = registry.load(plugin)
-    for name, rule in schema_of(spec.options).items():
+    for name, rule in describe(spec)["options"].items():
         wrong = [WRONG_TYPE[str(rule["type"])]] if "type" in rule else []
         wrong += ["no such choice"] if "enum" in rule else []
         wrong += [rule["minimum"] - 1] if "minimum" in rule else []

@@ -1,10 +1,24 @@
 """A consumer takes every message once, in order, wherever it has to get it from."""
 
+from collections import deque
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickerml.kernel import BookSnapshot, Canary, Side, StoreError, Sync, Trade, codec, control, topics
+from tickerml.kernel import (
+    BookSnapshot,
+    Canary,
+    Side,
+    StoreError,
+    Sync,
+    Trade,
+    codec,
+    consumer,
+    control,
+    topics,
+)
+from tickerml.kernel import machine as machine_module
 from tickerml.kernel.consumer import SYNC_RETRY_NS, Consumer, Phase
 from tickerml.kernel.journal import Checkpoint
 from tickerml.kernel.sequencer import Sequencer
@@ -257,3 +271,294 @@ def test_a_stop_before_it_is_ready_leaves_nothing():
 
     assert machine.is_over
     assert kernel.wires.pushed == []
+
+
+# --- Changing places ------------------------------------------------------------------------------
+
+
+def candidate(kernel, wires=None, *, with_shadow=False):
+    """Return a second process of the host, which stands by, and its wires."""
+    wires = wires or ListWires(kernel.journal)
+    machine = Consumer("trade", wires, welcome(planned(FEATURES, "feature_set")))
+    machine.begin()
+    sequencer = kernel.sequencer
+    own = sequencer.names.index(FEATURES)
+    machine.on_control(
+        control.StandBy({FEATURES: own}, sequencer.seq, dict(sequencer.topic_counts), with_shadow)
+    )
+    return machine, wires
+
+
+def admit(kernel, link=2):
+    number = kernel.sequencer.admit(FEATURES, [])
+    epochs = {FEATURES: kernel.sequencer.epoch(number)}
+    return control.Admitted({FEATURES: number}, epochs, {}, kernel.sequencer.seq, {}, link)
+
+
+def hand_over(kernel, old, new, wires, *, admitted=None):
+    """Do what the kernel does between two processes; returns the parts of the state."""
+    parts = []
+    old.on_control(control.Barrier(1))
+    while True:
+        sent = kernel.wires.notes(control.STATE, control.StatePart)
+        kernel.wires.take()
+        for part in sent:
+            parts.append(part)
+            is_last = part.part + 1 == part.parts
+            new.on_control(
+                control.TakeOver(
+                    part.position,
+                    part.part,
+                    part.parts,
+                    part.data,
+                    (admitted or admit(kernel)) if is_last else None,
+                    True,
+                )
+            )
+            if is_last:
+                return parts
+            old.on_control(control.MoreState(1))
+
+
+def both(run, *machines):
+    """Let every machine that listens have the *run*."""
+    for machine in machines:
+        machine.on_bus(run)
+        machine.advance()
+
+
+def standing_by(kernel, **options):
+    old = kernel.running()
+    new, wires = candidate(kernel, **options)
+    both(kernel.say(Sync(0, "trade")), old, new)
+    new.advance()
+    assert wires.said[-1] == control.StandingBy("trade")
+    return old, new, wires
+
+
+def test_one_who_stands_by_holds_what_it_hears_and_goes_on_from_any_state_in_it():
+    kernel = Kernel()
+    old, new, wires = standing_by(kernel)
+    both(kernel.book(), old, new)
+    held = kernel.book()  # the new one hears it before the barrier, the old one never takes it
+    new.on_bus(held)
+    before = bids(new)
+
+    hand_over(kernel, old, new, wires)
+    after = bids(new)
+    both(kernel.book(), new)
+
+    assert before == 0
+    assert after == 2
+    assert bids(new) == 3
+    assert new.position == kernel.sequencer.seq
+
+
+def test_what_the_new_one_has_not_heard_yet_is_in_the_state_and_is_not_handled_twice():
+    kernel = Kernel()
+    old, new, wires = standing_by(kernel)
+    late = [kernel.book(), kernel.book()]
+    for run in late:
+        old.on_bus(run)
+
+    hand_over(kernel, old, new, wires)
+    position = new.position
+    for run in late:
+        new.on_bus(run)
+        new.advance()
+    both(kernel.book(), new)
+
+    assert position == kernel.sequencer.seq - 1
+    assert bids(new) == 3
+
+
+def test_what_is_no_longer_held_is_taken_from_the_journal(monkeypatch):
+    monkeypatch.setattr(consumer, "HELD", 4)
+    kernel = Kernel()
+    old = kernel.running()
+    new, wires = candidate(kernel)
+    new._held_frames = deque(maxlen=4)
+    both(kernel.say(Sync(0, "trade")), old, new)
+    new.advance()
+    for _ in range(10):
+        new.on_bus(kernel.book())
+
+    hand_over(kernel, old, new, wires)
+    for _ in range(3):
+        new.advance()
+
+    assert bids(new) == 10
+
+
+def test_the_one_that_stepped_aside_publishes_nothing_and_writes_no_checkpoint():
+    kernel = Kernel()
+    old, new, wires = standing_by(kernel)
+    hand_over(kernel, old, new, wires)
+    kernel.wires.take()
+
+    old.on_bus(kernel.book())
+    kernel.wires.now += 60 * NS_PER_S
+    old.advance()
+
+    assert kernel.wires.pushed == []
+    assert bids(old) == 0
+
+
+def test_when_nobody_takes_over_the_old_one_goes_on_where_it_stopped():
+    kernel = Kernel()
+    old, new, _ = standing_by(kernel)
+    both(kernel.book(), old, new)
+    old.on_control(control.Barrier(1))
+    old.on_bus(kernel.book())
+
+    old.on_control(control.Resume(1))
+    old.advance()
+    both(kernel.book(), old)
+
+    assert bids(old) == 3
+
+
+def test_given_back_its_own_state_it_says_again_only_what_nobody_has_said():
+    kernel = Kernel()
+    old, new, wires = standing_by(kernel)
+    hand_over(kernel, old, new, wires)
+    both(kernel.book(), old, new)
+
+    old.on_control(control.TakeOver(0, 0, 0, b"", admit(kernel, link=3), True))
+    both(kernel.book(), old)
+
+    assert bids(old) == 2
+    assert kernel.wires.said[-1] == control.Took("trade", [])
+
+
+def test_given_back_the_state_of_the_other_it_forgets_its_own():
+    kernel = Kernel()
+    old, new, wires = standing_by(kernel)
+    hand_over(kernel, old, new, wires)
+    wires.take()
+    both(kernel.book(), old, new)
+    new.on_control(control.Barrier(2))
+    (part,) = wires.notes(control.STATE, control.StatePart)
+
+    old.on_control(control.TakeOver(part.position, 0, 1, part.data, admit(kernel, link=3), True))
+    old.advance()
+
+    assert bids(old) == 1
+    assert old.position == kernel.sequencer.seq
+
+
+def test_of_a_large_state_a_few_parts_are_under_way_at_once(monkeypatch):
+    monkeypatch.setattr(machine_module, "PART_BYTES", 2)
+    kernel = Kernel()
+    old, _, _ = standing_by(kernel)
+
+    old.on_control(control.Barrier(1))
+    sent = len(kernel.wires.notes(control.STATE, control.StatePart))
+    old.on_control(control.MoreState(1))
+
+    assert sent == machine_module.PARTS_AHEAD
+    assert len(kernel.wires.notes(control.STATE, control.StatePart)) == sent + 1
+
+
+@pytest.mark.parametrize("part_bytes", [10, 100])
+def test_a_large_state_goes_in_parts(monkeypatch, part_bytes):
+    monkeypatch.setattr(machine_module, "PART_BYTES", part_bytes)
+    kernel = Kernel()
+    old, new, wires = standing_by(kernel)
+    both(kernel.book(), old, new)
+
+    parts = hand_over(kernel, old, new, wires)
+
+    assert len(parts) > 1
+    assert [said.part for said in wires.said if isinstance(said, control.PartTaken)] == list(
+        range(len(parts))
+    )
+    assert bids(new) == 1
+
+
+def test_a_state_that_cannot_be_taken_is_refused_with_the_reason():
+    kernel = Kernel()
+    _, new, wires = standing_by(kernel)
+
+    new.on_control(control.TakeOver(5, 0, 1, b"noise", admit(kernel), True))
+
+    assert isinstance(wires.said[-1], control.NotTaken)
+    assert new.position < kernel.sequencer.seq + 1
+
+
+@given(st.lists(st.sampled_from(["book", "swap", "back", "resume"]), max_size=24), st.integers(0, 3))
+def test_however_often_places_are_changed_every_message_is_handled_once(steps, lag):
+    kernel = Kernel()
+    active, other, wires = standing_by(kernel)
+    of = {id(active): kernel.wires, id(other): wires}
+    waiting, books = [], 0
+    for number, step in enumerate(steps, 1):
+        if step == "book":
+            books += 1
+            run = kernel.book()
+            active.on_bus(run)
+            waiting.append(run)
+        while len(waiting) > (lag if step == "book" else 0):
+            other.on_bus(waiting.pop(0))
+        if step in ("swap", "back"):
+            active.on_control(control.Barrier(number))
+            (part,) = of[id(active)].notes(control.STATE, control.StatePart)
+            of[id(active)].take()
+            giver = active if step == "back" else other
+            data = b"" if step == "back" else part.data
+            giver.on_control(control.TakeOver(part.position, 0, int(bool(data)), data, admit(kernel), True))
+            active, other = giver, (other if giver is active else active)
+        elif step == "resume":
+            active.on_control(control.Barrier(number))
+            of[id(active)].take()
+            active.on_control(control.Resume(number))
+        active.advance()
+    for _ in range(3):
+        active.advance()
+
+    assert bids(active) == books
+
+
+# --- As a shadow ----------------------------------------------------------------------------------
+
+
+def test_a_shadow_handles_everything_in_silence_and_is_new_again_afterwards():
+    kernel = Kernel()
+    old, new, wires = standing_by(kernel, with_shadow=True)
+
+    new.on_control(control.Shadow())
+    new.advance()
+    both(kernel.book(), old, new)
+    as_shadow, pushed = bids(new), list(wires.pushed)
+    new.on_control(control.ShadowOver())
+
+    assert (as_shadow, pushed) == (1, [])
+    assert bids(new) == 0
+    assert wires.said[-1] == control.StandingBy("trade")
+    hand_over(kernel, old, new, wires)
+    assert bids(new) == 1
+
+
+def test_without_a_checkpoint_a_shadow_begins_where_its_host_began():
+    kernel = Kernel()
+    kernel.book()
+    _, new, _ = standing_by(kernel, with_shadow=True)
+
+    new.on_control(control.Shadow())
+    new.advance()
+
+    assert bids(new) == 1
+
+
+def test_a_shadow_that_cannot_take_the_state_says_so_and_follows_nobody():
+    kernel = Kernel()
+    old, new, wires = standing_by(kernel, with_shadow=True)
+    kernel.journal.written = [Checkpoint("trade", 1, b"noise")]
+
+    new.on_control(control.Shadow())
+    both(kernel.book(), old, new)
+
+    assert wires.said[-1] == control.NotTaken(
+        "trade", "cannot follow the present process: the host: refused the state"
+    )
+    assert bids(new) == 0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tickerml.kernel import BusError, HandshakeRefused, KernelUnreachable, control
 from tickerml.kernel.client import read_beacon
-from tickerml.kernel.config import KernelSettings, PluginPlan
+from tickerml.kernel.config import KernelSettings, Plan, PluginPlan
 from tickerml.kernel.control import Beacon, Hello
 
 SAMPLES = {
@@ -29,6 +29,11 @@ SAMPLES = {
     ],
     KernelSettings: KernelSettings(seed=9),
     control.Role: control.Role.PAGE,
+    bytes: b"\x00\xff",
+    float: 1.5,
+    dict[str, str]: {"a.new": "a"},
+    Plan: Plan(config="c", profile="p", kernel=KernelSettings(), plugins=[]),
+    control.Admitted | None: control.Admitted({"a": 1}, {"a": 2}, {"a": (1, 2)}, 3, {b"trade.": 3}, 4),
 }
 SPOKEN = [cls for cls in control._Control.__subclasses__() if cls is not control.Component]
 
@@ -81,7 +86,7 @@ def test_a_host_is_welcome_only_with_the_token_protocol_and_types_of_this_kernel
     for refused, said in [
         (msgspec.structs.replace(hello, token="guess"), "was not started by this kernel"),
         (msgspec.structs.replace(hello, token=""), "was not started by this kernel"),
-        (msgspec.structs.replace(hello, protocol=99), "speaks protocol 99, this kernel 2"),
+        (msgspec.structs.replace(hello, protocol=99), "speaks protocol 99, this kernel 3"),
         (
             msgspec.structs.replace(hello, schema="xyz"),
             r"other message types \(xyz\) than this kernel \(abc\)",

@@ -1,9 +1,6 @@
 """The kernel's own decisions: whom it starts, ends, fences, answers and halts for."""
 
 import re
-from pathlib import Path
-from random import Random
-from typing import Any
 
 import msgspec
 import pytest
@@ -15,180 +12,23 @@ from tickerml.kernel import (
     FeedEnded,
     HaltTrading,
     HostStopped,
-    Message,
     RiskVerdict,
     Side,
     TimeTick,
     Trade,
     codec,
     control,
-    topics,
+    status,
 )
-from tickerml.kernel.config import KernelSettings, Plan, PluginPlan
-from tickerml.kernel.core import RESTART, Kernel, Settings
-from tickerml.kernel.journal import JournalReader, JournalWriter
-from tickerml.kernel.runs import Run
-from tickerml.kernel.sequencer import KERNEL, Sequencer
+from tickerml.kernel.core import RESTART
+from tickerml.kernel.journal import JournalReader
+from tickerml.kernel.sequencer import KERNEL
 from tickerml.kernel.supervisor import MAX_RESTARTS
 from tickerml.kernel.testing import Market
 from tickerml.kernel.units import NS_PER_MS, NS_PER_S
-from tickerml.testing.disk import Disk, Trouble
+from tickerml.testing.disk import Trouble
 
-CLIENT = b"client"
-TOKEN = "token"
-JOURNAL = Path("run/journal")
-
-
-def planned(plugin: str, kind: str, host: str) -> PluginPlan:
-    return PluginPlan(id=plugin, kind=kind, host=host, enabled=True, module="", publishes=None, options={})
-
-
-PLUGINS = [
-    planned("exchange-x", "exchange", "market"),
-    planned("strategy-x", "strategy", "trade"),
-    planned("sim-x", "simulator", "trade"),
-    planned("rule-x", "risk_rule", "rules"),
-    planned("news-x", "store", "archive"),
-]
-PUBLISHES = {
-    "market": ("exchange-x", "exchange", ["Trade", "FeedConnected", "FeedEnded"]),
-    "rules": ("rule-x", "risk_rule", ["RiskVerdict"]),
-}
-
-
-class World:
-    """The edges of a kernel, ended in lists; time moves by hand."""
-
-    pid = 1
-
-    def __init__(
-        self, *, clock: str = "wall", speed: str = "1", repaired: str = "", disk: Disk | None = None
-    ) -> None:
-        self.time = NS_PER_S
-        self.set_back_ns = 0
-        self.spawned: list[str] = []
-        self.killed: list[tuple[str, str]] = []
-        self.said: list[tuple[bytes, Any]] = []
-        self.published: list[Message] = []
-        self.listening: list[bool] = []
-        self.overused: dict[str, str] = {}
-        self.links: dict[str, int] = {}
-        self.bursts: dict[str, int] = {}
-        self.pids: dict[str, int] = {}
-        self.epochs: dict[str, control.Admitted] = {}
-        self.disk = disk or Disk(Random(1))
-        self.writer = JournalWriter(JOURNAL, map_mb=64, commit_ms=1, opener=self.disk.open)
-        settings = KernelSettings(clock=clock, speed=speed, checkpoint_s=10.0)
-        self.kernel = Kernel(
-            Settings(plan=Plan(config="", profile="test", kernel=settings, plugins=PLUGINS), home=""),
-            self,
-            self.writer,
-            Sequencer(),
-            run=Run(profile="test", number=1, fingerprint="", started_ns=0),
-            run_dir=Path("run"),
-            token=TOKEN,
-            rng=Random(1),
-            repaired=repaired,
-        )
-        self.kernel.begin()
-
-    def monotonic(self) -> int:
-        return self.time
-
-    def wall(self) -> int:
-        return 10**18 + self.time
-
-    def ahead_ns(self) -> int:
-        return self.set_back_ns
-
-    def publish(self, message: bytes) -> None:
-        if not message.startswith(control.TELEMETRY):
-            self.published += [codec.decode(codec.unpack(raw).body) for raw in codec.unpack_run(message)]
-
-    def reply(self, identity: bytes, message: Any) -> None:
-        self.said.append((identity, message))
-
-    def spawn(self, host: str, token: str) -> int:
-        self.spawned.append(host)
-        self.pids[host] = 100 + len(self.spawned)
-        return self.pids[host]
-
-    def kill(self, host: str, reason: str) -> None:
-        self.killed.append((host, reason))
-
-    def listen(self, is_on: bool) -> None:
-        self.listening.append(is_on)
-
-    def overuse(self, host: str) -> str:
-        return self.overused.get(host, "")
-
-    def rss_mb(self, pid: int) -> float:
-        return 1.0
-
-    # --- What happens ---
-
-    def say(self, identity: bytes, message: Any) -> None:
-        self.kernel.take_control(identity, control.encode(message))
-
-    def start(self, host: str) -> None:
-        """Let the process of *host* greet, present its plugin and be ready."""
-        identity = host.encode()
-        self.say(identity, control.Hello(host, self.pids[host], TOKEN, control.PROTOCOL, codec.schema_hash()))
-        plugin = PUBLISHES.get(host)
-        components = [control.Component(*plugin)] if plugin else []
-        self.say(identity, control.Present(host, components, {}))
-        self.epochs[host] = self.last(identity, control.Admitted)
-        self.links[host], self.bursts[host] = self.epochs[host].link, 0
-        role = control.Role.SOURCE if host == "market" else control.Role.CONSUMER
-        self.say(identity, control.Ready(host, role))
-
-    def start_all(self) -> None:
-        for host in ("archive", "rules", "trade", "market"):
-            self.start(host)
-            self.pass_time(10 * NS_PER_MS)
-
-    def last(self, identity: bytes, type_: type) -> Any:
-        return [message for to, message in self.said if to == identity and isinstance(message, type_)][-1]
-
-    def push(self, host: str, *frames: bytes, skipped: int = 0, link: int = 0) -> None:
-        self.bursts[host] += 1 + skipped
-        self.kernel.take_burst(codec.pack_burst(list(frames), link or self.links[host], self.bursts[host]))
-
-    def tell_position(self, host: str, position: int) -> None:
-        """Let *host* say, behind its outputs, how far it is."""
-        self.push(host, control.PROGRESS + msgspec.msgpack.encode(control.Progress(host, position)))
-
-    def output(
-        self, host: str, message: Message, cause: int, admitted: control.Admitted | None = None
-    ) -> bytes:
-        admitted = admitted or self.epochs[host]
-        (plugin,) = admitted.origins
-        return codec.pack_output(
-            topics.topic_of(message),
-            admitted.origins[plugin],
-            admitted.epochs[plugin],
-            0,
-            cause,
-            codec.encode(message),
-        )
-
-    def pass_time(self, ns: int, *, are_beating: bool = True) -> None:
-        until = self.time + ns
-        while self.time < until:
-            self.time = min(until, self.time + 100 * NS_PER_MS)
-            for host in self.links if are_beating else ():
-                self.say(host.encode(), control.Beat(host, []))
-                self.tell_position(host, self.kernel.sequencer.seq)
-            self.kernel.tick()
-            self.kernel.hand_over()
-
-    def commit(self) -> bool:
-        done = self.writer.commit_pending()
-        self.kernel.hand_over()
-        return done
-
-    def of(self, *types: type[Message]) -> list[Any]:
-        return [message for message in self.published if isinstance(message, types)]
+from .edges import CLIENT, JOURNAL, TOKEN, World
 
 
 def trade(n: int) -> Trade:
@@ -355,7 +195,7 @@ def test_while_the_disk_is_full_nothing_is_accepted_or_promised_and_then_it_goes
     world.say(CLIENT, control.ResumeRequest("operator", "go on"))
     ticks = len(world.of(TimeTick, Canary))
     world.pass_time(2 * NS_PER_S)
-    state, halted_by = world.kernel.report()["state"], world.kernel.report()["halted_by"]
+    state, halted_by = status.report(world.kernel)["state"], status.report(world.kernel)["halted_by"]
     world.disk.trouble = Trouble.NONE
     world.commit()
     world.pass_time(2 * NS_PER_S)
@@ -367,7 +207,7 @@ def test_while_the_disk_is_full_nothing_is_accepted_or_promised_and_then_it_goes
     assert (state, halted_by.partition(":")[0]) == ("halted", "journal")
     assert world.listening == [False, True]
     assert len(world.of(TimeTick, Canary)) > ticks
-    assert world.kernel.report()["state"] != "halted"
+    assert status.report(world.kernel)["state"] != "halted"
 
 
 def test_the_kernels_own_state_is_a_checkpoint_like_any_other():
@@ -423,7 +263,7 @@ def test_a_host_that_does_not_hand_the_canary_back_is_named_since_when():
         for host in ("market", "rules", "archive"):
             answer(world, host, canaries(world)[-1])
 
-    report = world.kernel.report()
+    report = status.report(world.kernel)
 
     assert report["state"] == "degraded"
     (condition,) = report["degraded"]
@@ -437,7 +277,7 @@ def test_a_machine_whose_clock_was_set_back_is_told_of():
     world.start_all()
     world.set_back_ns = 3600 * NS_PER_S
 
-    (condition,) = world.kernel.report()["degraded"]
+    (condition,) = status.report(world.kernel)["degraded"]
 
     assert condition["part"] == "clock"
     assert "set back" in condition["reason"]
@@ -451,8 +291,8 @@ def test_when_everybody_answers_it_is_running():
         for host in ("market", "rules", "archive", "trade"):
             answer(world, host, canaries(world)[-1])
 
-    assert world.kernel.report()["state"] == "running"
-    assert world.kernel.report()["degraded"] == []
+    assert status.report(world.kernel)["state"] == "running"
+    assert status.report(world.kernel)["degraded"] == []
 
 
 # --- The end --------------------------------------------------------------------------------------

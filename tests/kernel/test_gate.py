@@ -10,6 +10,7 @@ from tickerml.kernel import (
     NS_PER_S,
     CancelOrder,
     HaltTrading,
+    HostStarted,
     Liquidity,
     OrderCanceled,
     OrderDenied,
@@ -242,6 +243,15 @@ def test_a_failed_rule_denies_what_waits_and_whatever_comes():
     ]
     assert {type(answer) for answer in harness.outputs} == {OrderDenied}
     assert state_of(harness) is TradingState.ACTIVE
+
+
+def test_a_failed_rule_whose_host_was_started_again_is_waited_for_again():
+    harness = gate_with("rule-a")
+    harness.send(failure("rule-a", "risk_rule"))
+
+    answered = harness.send(HostStarted(START, "rules", 1, 2, ["rule-a"]), order(), verdict("rule-a", 10))
+
+    assert [type(answer) for answer in answered] == [OrderSubmitted]
 
 
 def test_a_rule_that_is_not_waited_for_may_fail():

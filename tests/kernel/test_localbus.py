@@ -21,8 +21,10 @@ from tickerml.kernel import (
     PluginSpec,
     RiskRuleSpec,
     SequenceGap,
+    Severity,
     Side,
     SimulatorSpec,
+    SinkSpec,
     StateRefused,
     StoreSpec,
     StrategySpec,
@@ -101,7 +103,7 @@ def test_a_handler_is_named_after_the_message_it_handles(cls, name):
     assert handler_name(cls) == name
 
 
-STAGES = [ExchangeSpec, FeatureSetSpec, StrategySpec, RiskRuleSpec, SimulatorSpec, StoreSpec]
+STAGES = [ExchangeSpec, FeatureSetSpec, StrategySpec, RiskRuleSpec, SimulatorSpec, StoreSpec, SinkSpec]
 
 
 @given(st.permutations([(cls, plugin) for cls in STAGES for plugin in ("a", "b")]))
@@ -203,6 +205,15 @@ def test_a_chain_of_consequences_may_be_longer_than_the_stack_of_python():
     bus.deliver(Sync(1, "5000"), 1)
 
     assert len(bus.journal) == 5000
+
+
+def test_a_component_is_given_only_what_plugins_toml_leaves_it():
+    bus = bus_of(spec("deaf", Counting, subscribes=("Quote",)), spec("hearing", Counting))
+
+    bus.deliver(trade(1), 1)
+
+    assert (bus.component("deaf").count, bus.component("hearing").count) == (0, 1)
+    assert m.Trade not in bus_of(spec("deaf", Counting, subscribes=())).wanted_types
 
 
 # --- Time -----------------------------------------------------------------------------------------
@@ -636,6 +647,17 @@ class Counting(Component):
         self.count = msgspec.msgpack.decode(state, type=int)
 
 
+class Migrating(Counting):
+    """Counts as the version before did, and says from which it came."""
+
+    came_from = 0
+
+    @classmethod
+    def migrate(cls, state, version):
+        cls.came_from = version
+        return state
+
+
 class Trader(Counting):
     """Uses everything that a context offers: the book, the instrument, timers, chance and time."""
 
@@ -767,15 +789,169 @@ def test_a_component_that_is_new_since_the_snapshot_starts_empty_and_one_that_is
 
 
 @pytest.mark.parametrize(("version", "is_taken"), [(1, False), (2, True), (3, True), (4, False)])
-def test_a_component_takes_the_state_of_its_own_version_and_the_one_before(version, is_taken):
+def test_a_component_takes_the_state_of_its_own_version_and_migrates_the_one_before(version, is_taken):
     old = bus_of(spec("counting", Counting, state_version=version))
     old.deliver(trade(1), 1)
-    new = bus_of(spec("counting", Counting, state_version=3), spec("sturdy", Sturdy))
+    new = bus_of(spec("counting", Migrating, state_version=3), spec("sturdy", Sturdy))
 
     new.restore(old.snapshot())
 
     assert ("counting" not in new.failed) is is_taken
     assert new.component("counting").count == int(is_taken)
+    assert (Migrating.came_from == 2) is (version == 2)
+    Migrating.came_from = 0
+
+
+def test_the_state_of_the_version_before_is_refused_by_a_component_that_cannot_migrate_it():
+    old = bus_of(spec("counting", Counting, state_version=1))
+    new = bus_of(spec("counting", Counting, state_version=2), spec("sturdy", Sturdy))
+
+    new.restore(old.snapshot())
+
+    assert new.failed == {"counting"}
+    assert new.failures["counting"].startswith("restore: StateRefused: counting: cannot take state version 1")
+    assert "migrate()" in new.failures["counting"]
+
+
+def test_failures_tell_what_failed_here_and_not_what_had_failed_before():
+    class Brittle(Counting):
+        def on_trade(self, message):
+            raise ValueError("brittle")
+
+    old, new = bus_of(spec("it", Brittle)), bus_of(spec("it", Brittle))
+    old.deliver(trade(1), 1)
+
+    new.restore(old.snapshot())
+
+    assert old.failures == {"it": "Trade: ValueError: brittle"}
+    assert (new.failed, new.failures) == ({"it"}, {})
+
+
+# --- Secrets --------------------------------------------------------------------------------------
+
+
+def test_a_component_is_given_the_secrets_it_was_granted_and_no_others():
+    bus = Journaled()
+    keyed = bus.add(spec("keyed", Component), None, {"api-key": "s3cret"})
+    bare = bus.add(spec("bare", Component), None)
+
+    assert keyed.ctx.secret("api-key") == "s3cret"
+    with pytest.raises(PluginContractError, match=r"\[plugin.bare\] secrets, and set \w+_API_KEY"):
+        bare.ctx.secret("api-key")
+
+
+# --- Sinks ----------------------------------------------------------------------------------------
+
+
+class Listening(Component):
+    """A sink that writes down what it is told."""
+
+    def __init__(self, ctx, options):
+        super().__init__(ctx, options)
+        self.told = []
+
+    def emit(self, alert):
+        self.told.append((alert.severity, alert.key))
+
+
+def sink(plugin="sink", factory=Listening, **settings):
+    return SinkSpec(id=plugin, factory=factory, **settings)
+
+
+LOST, CONNECTED = FeedLost(1, "test", "cut", 0), m.FeedConnected(2, "test", [])
+HALTED = m.TradingHalted(3, "risk", "too much")
+
+
+def test_a_sink_is_told_of_what_matters_at_least_as_much_as_it_asks_for():
+    calm, nosy = sink("calm"), sink("nosy", min_severity=Severity.INFO)
+    bus = bus_of(calm, nosy)
+
+    for number, message in enumerate((LOST, CONNECTED, trade(3), HALTED), 1):
+        bus.deliver(message, number)
+
+    assert [key for _, key in bus.component("calm").told] == ["feed/test", "trading"]
+    assert [key for _, key in bus.component("nosy").told] == ["feed/test", "feed/test", "trading"]
+
+
+def test_a_severity_that_the_component_has_goes_before_that_of_its_spec():
+    class Fussy(Listening):
+        min_severity = Severity.CRITICAL
+
+    bus = bus_of(sink(factory=Fussy))
+
+    bus.deliver(LOST, 1)
+    bus.deliver(HALTED, 2)
+
+    assert bus.component("sink").told == [(Severity.CRITICAL, "trading")]
+
+
+def test_behind_each_alert_that_was_taken_the_bus_says_so_in_the_name_of_the_sink():
+    bus = bus_of(sink())
+
+    bus.deliver(LOST, 7)
+    bus.deliver(HALTED, 8)
+
+    assert bus.journal == [
+        ("sink", 0, 7, m.AlertSent(1, "sink", Severity.WARNING, "feed/test")),
+        ("sink", 0, 8, m.AlertSent(3, "sink", Severity.CRITICAL, "trading")),
+    ]
+
+
+def test_a_sink_that_raises_is_set_aside_and_the_other_is_told_of_it():
+    class Deaf(Listening):
+        def emit(self, alert):
+            raise OSError("no route")
+
+    bus = bus_of(sink("a-deaf", Deaf), sink("b-well"))
+
+    bus.deliver(LOST, 1)
+    bus.deliver(HALTED, 2)
+
+    assert bus.failed == {"a-deaf"}
+    assert ("plugin/a-deaf") in [key for _, key in bus.component("b-well").told]
+    assert [each.sink for each in bus.messages if isinstance(each, m.AlertSent)] == ["b-well"] * 3
+
+
+def test_a_sink_publishes_nothing_itself():
+    class Chatty(Listening):
+        def on_trade(self, message):
+            self.ctx.publish(m.AlertSent(1, "sink", Severity.INFO, "mine"))
+
+    bus = bus_of(sink(factory=Chatty))
+
+    bus.deliver(trade(1), 1)
+
+    assert bus.failures["sink"].startswith("Trade: PluginContractError: sink: published AlertSent")
+
+
+def test_alerts_are_worth_a_subscription_only_where_there_is_a_sink():
+    assert m.TradingHalted in bus_of(sink()).wanted_types
+    assert m.TradingHalted not in bus_of(spec("counting", Counting)).wanted_types
+
+
+@given(st.lists(st.sampled_from([LOST, CONNECTED, HALTED, trade(4)]), max_size=12), st.data())
+def test_after_a_crash_an_alert_is_sent_again_only_where_nobody_has_heard_that_it_was(tape, data):
+    kinds = {"counting": spec("counting", Failing), "sink": sink(min_severity=Severity.INFO)}
+    whole = bus_of(*kinds.values())
+    for number, message in enumerate(tape, 1):
+        whole.deliver(message, number)
+    heard = data.draw(st.integers(0, len(whole.journal)))  # how many outputs were in the order at the crash
+    last = {plugin: (cause, n) for plugin, n, cause, _ in whole.journal[:heard]}
+
+    again = bus_of(*kinds.values(), is_said=lambda plugin, n, cause: (cause, n) <= last.get(plugin, (-1, -1)))
+    for number, message in enumerate(tape, 1):
+        again.deliver(message, number)
+
+    assert again.journal == whole.journal
+    sent = [message.key for _, _, _, message in whole.journal[heard:] if isinstance(message, m.AlertSent)]
+    assert [key for _, key in again.component("sink").told] == sent
+
+
+class Failing(Component):
+    """Fails at its first trade, so that an alert follows from an output of the same input."""
+
+    def on_trade(self, message):
+        raise ValueError("at once")
 
 
 def test_a_component_that_cannot_take_its_state_is_set_aside_and_says_so():

@@ -1,10 +1,12 @@
 """Loading plugins: whatever is wrong with one is a typed error that names it, and hurts nobody else."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tickerml.kernel import (
     CancelOrder,
@@ -156,10 +158,30 @@ def test_an_option_that_is_wrong_is_an_error_of_configuration(options, said):
 
 
 def test_a_plugin_of_another_kind_than_planned_is_refused():
-    with pytest.raises(
-        PluginContractError, match="kind is 'store', the plugin says 'strategy'; change the former"
-    ):
+    with pytest.raises(PluginContractError, match="kind is 'store', its spec says 'strategy'"):
         registry.load_planned(planned(kind="store"), "plugins.toml")
+
+
+def test_a_plugin_that_writes_another_state_than_its_manifest_says_is_refused():
+    with pytest.raises(PluginContractError, match="state_version is 2, its spec says 1"):
+        registry.load_planned(planned(state_version=2), "plugins.toml")
+
+
+def test_a_plugin_that_publishes_more_than_its_manifest_names_is_refused():
+    with pytest.raises(PluginContractError, match="publishes CancelOrder, which its manifest does not name"):
+        registry.load_planned(planned(declares=["SubmitOrder"]), "plugins.toml")
+
+
+def test_a_blocked_plugin_is_not_even_imported():
+    with pytest.raises(PluginLoadError, match="odd: two plugins have this id"):
+        registry.load_planned(planned("odd", module="odd_raises", blocked="two plugins have this id"), "")
+
+
+def test_what_is_odd_about_a_manifest_is_logged_when_the_plugin_is_loaded():
+    with structlog.testing.capture_logs() as logs:
+        registry.load_planned(planned(warnings=["colour: unknown key"]), "plugins.toml")
+
+    assert [(log["event"], log["warning"]) for log in logs] == [("plugin.warned", "colour: unknown key")]
 
 
 @pytest.mark.parametrize(
@@ -172,12 +194,52 @@ def test_plugins_toml_can_only_take_rights_away(allowed, publishes):
     assert spec.publishes == publishes
 
 
-@pytest.mark.parametrize("name", ["SubmitOrdr", "OrderFilled"])
-def test_a_right_that_the_plugin_does_not_ask_for_is_refused_rather_than_ignored(name):
+def test_plugins_toml_can_take_away_what_a_plugin_is_given():
+    spec, _ = registry.load_planned(planned(subscribes=["Trade"]), "plugins.toml")
+
+    assert spec.subscribes == ("Trade",)
+
+
+# --- Single files and folders of their own --------------------------------------------------------
+
+
+def test_a_single_file_is_loaded_under_a_name_of_its_own_that_hides_no_other_module(tmp_path):
+    file = tmp_path / "json.py"
+    file.write_text((ODD_PLUGINS / "stranger.py").read_text())
+
+    spec = registry.load("stranger", str(file))
+
+    assert spec.id == "stranger"
+    assert json.loads("1") == 1
+    assert registry.load("stranger", str(file)).factory is spec.factory
+    del sys.modules["tickerml_plugin_json"]
+
+
+def test_a_single_file_that_raises_leaves_nothing_behind(tmp_path):
+    file = tmp_path / "half.py"
+    file.write_text("raise RuntimeError('half way')")
+
+    with pytest.raises(PluginLoadError, match="import raised RuntimeError: half way"):
+        registry.load("half", str(file))
+
+    assert "tickerml_plugin_half" not in sys.modules
+
+
+def test_a_plugin_with_folders_of_its_own_is_found_there_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    (tmp_path / "stranger_of_folder.py").write_text((ODD_PLUGINS / "stranger.py").read_text())
+
+    spec = registry.load("stranger", "stranger_of_folder", [str(tmp_path)])
+
+    assert sys.path[0] == str(tmp_path)
+    assert sys.modules.pop("stranger_of_folder").Stranger is spec.factory
+
+
+def test_a_hook_that_this_api_does_not_have_is_put_down_to_a_newer_one():
     with pytest.raises(
-        ConfigError, match=rf"publishes: expected some of .*\(SubmitOrder, CancelOrder\), was '{name}'"
+        PluginContractError, match=r"API 1\.0 does not have it; it is misspelt, or of a newer"
     ):
-        registry.load_planned(planned(publishes=["CancelOrder", name]), "c.toml")
+        registry.load("odd", "odd_unknown_hook")
 
 
 # --- Describing -----------------------------------------------------------------------------------

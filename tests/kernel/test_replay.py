@@ -241,6 +241,16 @@ def test_replaying_stops_where_the_plugins_were_changed(tmp_path, recorded):
     assert report["stopped_at"] == 301
 
 
+def test_replaying_stops_where_its_own_host_was_swapped(tmp_path, recorded):
+    swapped = Sequencer().announce(m.SwapStarted(0, "trade", {"portfolio": "2.0"}, "upgrade"))
+    frames = restamped([*recorded.frames[:300], swapped, *recorded.frames[300:]])
+
+    report = verify(write(tmp_path, recorded, frames))
+
+    assert report["verified"]
+    assert report["stopped_at"] == 301
+
+
 # --- What cannot be replayed ----------------------------------------------------------------------
 
 
@@ -260,7 +270,7 @@ def test_a_run_that_does_not_say_what_it_ran_is_refused(tmp_path):
     ("host", "said"),
     [
         ("trad", "has no host 'trad'; it has market, trade, record"),
-        ("market", "cannot replay host 'market': it runs an exchange; only what consumes the bus"),
+        ("market", "cannot replay host 'market' of kind 'exchange': only what consumes the bus"),
     ],
 )
 def test_a_host_that_cannot_be_replayed_is_refused(tmp_path, recorded, host, said):

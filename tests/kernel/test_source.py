@@ -5,10 +5,13 @@ import pytest
 
 from tickerml.kernel import (
     BookSnapshot,
+    FeedConnected,
     FeedSummarized,
     HandshakeRefused,
     PluginFailed,
+    Side,
     TimeTick,
+    Trade,
     codec,
     control,
 )
@@ -228,10 +231,160 @@ class Skipping:
 @pytest.mark.parametrize(("left", "expected"), [((), "pulled"), (((9, ["next"]),), "next")])
 def test_what_was_pulled_before_an_outage_is_over_unless_it_was_the_last(left, expected):
     pulled = control.Pulled(5, [codec.encode(TimeTick(5))])
-    player = _Player(TINY, Skipping(*left), 1, 1.0, pulled, is_skipping=True)
+    player = _Player(TINY, Skipping(*left).events(), 1, 1.0, pulled, is_skipping=True)
 
     player.due_in(0, 1)
 
     assert player.take() == ([TimeTick(5)] if expected == "pulled" else ["next"])
     with pytest.raises(StopIteration):
         player.due_in(0, 1)
+
+
+# --- Changing places ------------------------------------------------------------------------------
+
+
+def standing_by(**options):
+    """Return a second process of the host that waits for a state, and its wires."""
+    wires = ListWires()
+    plugin = planned(TINY, "exchange", "tiny_source", **options)
+    machine = Source("market", wires, welcome(plugin, speed=options.pop("speed", "max"), clock="data"))
+    machine.begin()
+    machine.on_control(control.StandBy({TINY: 1}, 0, {}, False))
+    machine.advance()
+    assert wires.said[-1] == control.StandingBy("market")
+    return machine, wires
+
+
+def hand_over(old, wires, new, *, last):
+    old.on_control(control.Barrier(1))
+    (part,) = wires.notes(control.STATE, control.StatePart)
+    new.on_control(
+        control.TakeOver(part.position, 0, 1, part.data, admitted(TINY, outputs=last, link=8), True)
+    )
+
+
+def test_another_process_plays_on_with_the_next_event():
+    wires = ListWires()
+    old = source(wires, frames=600)
+    run(old, 1)
+    new, others = standing_by(frames=600)
+
+    hand_over(old, wires, new, last={TINY: (256, 0)})
+    played = outputs(wires)
+    run(old, 3)
+    run(new, 10)
+
+    causes = [cause for cause, _, _ in played + outputs(others)]
+    assert sorted(set(causes)) == list(range(1, 602))
+    assert outputs(wires) == []
+    assert others.numbers[0] == (8, 1)
+
+
+def test_an_event_that_was_waiting_keeps_its_time():
+    wires = ListWires()
+    old = source(wires, speed="1")
+    run(old, 1)
+    plugin = planned(TINY, "exchange", "tiny_source")
+    others = ListWires()
+    new = Source("market", others, welcome(plugin, speed="1", clock="data"))
+    new.begin()
+    new.on_control(control.StandBy({TINY: 1}, 0, {}, False))
+    others.now = wires.now = FRAME_NS // 2
+
+    hand_over(old, wires, new, last={TINY: (1, 0)})
+    others.now = FRAME_NS - NS_PER_MS
+    new.advance()
+    early = outputs(others)
+    others.now = FRAME_NS + NS_PER_MS
+    new.advance()
+
+    assert early == []
+    assert [cause for cause, _, _ in outputs(others)] == [2]
+
+
+@pytest.mark.parametrize("how", ["resume", "own state"])
+def test_a_source_that_is_given_back_its_place_plays_on(how):
+    wires = ListWires()
+    old = source(wires, frames=600)
+    run(old, 1)
+    before = outputs(wires)
+    old.on_control(control.Barrier(1))
+    wires.take()
+
+    if how == "resume":
+        old.on_control(control.Resume(1))
+    else:
+        given = admitted(TINY, outputs={TINY: (256, 0)}, link=9)
+        old.on_control(control.TakeOver(0, 0, 0, b"", given, True))
+    run(old, 10)
+
+    causes = [cause for cause, _, _ in before + outputs(wires)]
+    assert sorted(set(causes)) == list(range(1, 602))
+
+
+# --- A live feed ----------------------------------------------------------------------------------
+
+LIVE = "exchange-binanceus"
+
+
+def live(wires):
+    """Return a host with a live feed that has been read so far as to have its book."""
+    machine = Source("market", wires, welcome(planned(LIVE, "exchange"), clock="wall"))
+    machine.begin()
+    return machine
+
+
+def book(seq):
+    return BookSnapshot(1, 1, "binanceus", "BTC/USD", seq, b"", b"")
+
+
+def trade(seq):
+    return Trade(1, 1, "binanceus", "BTC/USD", seq, 1, 1, Side.BUY)
+
+
+def trading(wires):
+    old = live(wires)
+    old.on_control(admitted(LIVE))
+    old.on_control(control.Start())
+    old.fed(LIVE, [FeedConnected(1, "binanceus", ["BTC/USD"]), book(10), trade(1)])
+    return old
+
+
+def test_a_new_connection_tells_behind_what_it_begins():
+    wires = ListWires()
+    new = live(wires)
+    new.on_control(control.StandBy({LIVE: 1}, 0, {}, False))
+
+    new.fed(LIVE, [FeedConnected(1, "binanceus", ["BTC/USD"]), book(20), trade(5)])
+    for _ in range(2):
+        new.advance()
+        wires.now += NS_PER_S
+
+    begins = {"book binanceus BTC/USD": 20, "trade binanceus BTC/USD": 4}
+    assert wires.said[-1] == control.StandingBy("market", begins)
+
+
+def test_a_connection_that_is_behind_the_new_one_hands_over_when_nothing_would_be_missed():
+    wires = ListWires()
+    old = trading(wires)
+
+    old.on_control(control.Barrier(1, {"trade binanceus BTC/USD": 3, "trade kraken BTC/USD": 9}))
+    before = wires.notes(control.STATE, control.StatePart)
+    old.fed(LIVE, [trade(2)])
+    still = wires.notes(control.STATE, control.StatePart)
+    old.fed(LIVE, [trade(3)])
+
+    (part,) = wires.notes(control.STATE, control.StatePart)
+    assert before == still == []
+    assert control.decode_state(part.data).marks["trade binanceus BTC/USD"] == 3
+
+
+def test_a_barrier_that_was_given_up_is_forgotten():
+    wires = ListWires()
+    old = trading(wires)
+    old.on_control(control.Barrier(1, {"trade binanceus BTC/USD": 3}))
+
+    old.on_control(control.Resume(1))
+    old.fed(LIVE, [trade(2), trade(3)])
+
+    assert wires.notes(control.STATE, control.StatePart) == []

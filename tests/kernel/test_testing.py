@@ -196,3 +196,11 @@ def test_a_harness_keeps_the_books_of_the_market_it_is_sent():
 
     book = harness.bus.book("test", "BTC/USDT")
     assert (book.state, book.best_bid, book.best_ask) == (BookState.VALID, 10, 11)
+
+
+def test_secrets_are_given_to_every_component_of_a_harness():
+    harness = Harness(
+        StrategySpec(id="keyed", factory=Buyer, options=BuyerOptions), secrets={"api-key": "s3cret"}
+    )
+
+    assert harness.bus.component("keyed").ctx.secret("api-key") == "s3cret"

@@ -1,20 +1,21 @@
 """
 Admission: what a host is told, and what its components may say. Sans-IO.
 
-A component publishes only message types that its kind may, that it declares itself,
-and that plugins.toml leaves it; the sequencer holds it to that at every message.
-This stops mistakes, not malice: a plugin in a host can do what its process can.
+A component publishes only message types that its kind may, that its manifest names, and
+that plugins.toml leaves it. What these are the plan says, not the host that presents the
+component; the sequencer holds it to that at every message, and to its epoch. This stops
+mistakes, not malice: a plugin in a host can do what its process can.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from . import control
 from . import messages as m
-from .config import Plan
 from .errors import HandshakeRefused
-from .gate import GateSpec
+from .gate import GATE, GateSpec
 from .hookspecs import HOOKS, PluginSpec
+from .plans import Plan, PluginPlan
 from .runs import Run
 from .sequencer import Sequencer
 
@@ -58,22 +59,49 @@ def welcome(
     )
 
 
-def admit(present: control.Present, sequencer: Sequencer, link: int) -> control.Admitted:
+def check(present: control.Present, members: Sequence[PluginPlan]) -> None:
+    """
+    Hold what a host has built against the plan of its plugins.
+
+    Raises: HandshakeRefused: a component that is not planned there, or that says more than it may.
+    """
+    planned = {member.id: member for member in members}
+    for component in present.components:
+        if component.plugin == GATE and any(member.kind == "simulator" for member in members):
+            continue
+        member = planned.get(component.plugin)
+        if member is None or member.kind != component.kind:
+            raise HandshakeRefused(
+                f"{component.plugin}: the plan has no {component.kind} of this id in host {present.host}"
+            )
+        may = {cls.__name__ for cls in MAY_PUBLISH[member.kind]}
+        if extra := [name for name in component.publishes if name not in may]:
+            raise HandshakeRefused(
+                f"{component.plugin}: a {component.kind} may not publish {', '.join(extra)}"
+            )
+        if member.publishes is None:
+            continue
+        if extra := [name for name in component.publishes if name not in member.publishes]:
+            raise HandshakeRefused(
+                f"{component.plugin}: its manifest and plugins.toml do not let it publish {', '.join(extra)}"
+            )
+
+
+def admit(
+    present: control.Present, members: Sequence[PluginPlan], sequencer: Sequencer, link: int
+) -> control.Admitted:
     """
     Admit what a host has built, each component at a new epoch.
 
     Args:
+        members: the host's plugins, as they are planned.
         link: the number of this incarnation of the host.
-    Raises: HandshakeRefused: a component declares what its kind may not publish.
+    Raises: HandshakeRefused: a component that is not planned there, or that says more than it may.
     """
-    declared: dict[str, list[type[m.Message]]] = {}
-    for component in present.components:
-        types = [_TYPES[name] for name in component.publishes if name in _TYPES]
-        if extra := [cls.__name__ for cls in types if cls not in MAY_PUBLISH[component.kind]]:
-            raise HandshakeRefused(
-                f"{component.plugin}: a {component.kind} may not publish {', '.join(extra)}"
-            )
-        declared[component.plugin] = types
+    check(present, members)
+    declared = {
+        component.plugin: [_TYPES[name] for name in component.publishes] for component in present.components
+    }
     # A component that fails says so in its own name.
     origins = {
         plugin: sequencer.admit(plugin, [*types, m.PluginFailed]) for plugin, types in declared.items()

@@ -24,10 +24,11 @@ import msgspec
 import structlog
 import zmq
 
-from . import control, limits, log
+from . import control, limits, log, status
+from .berths import host_of
 from .children import Child
 from .clock import DATA_CLOCK_START_NS, WallClock
-from .config import HostEntry
+from .config import HostEntry, Plan
 from .core import RESTART, Kernel, Settings
 from .errors import ConfigError, StoreCorrupt, TickerMLError
 from .guard import CONFIG_REFUSED, JOURNAL_DAMAGED
@@ -70,7 +71,7 @@ class App:
         started_ns = time.time_ns() if is_wall else DATA_CLOCK_START_NS
         run_dir, self._run = choose(self._home, plan, started_ns, is_fresh=settings.is_fresh)
         self._children: dict[str, Child] = {}
-        self._watches = {name: limits.Watch(_limits(entry)) for name, entry in plan.limits.items()}
+        self._watches: dict[str, limits.Watch] = {}
         self._shown_at = 0
         self._is_ready = self._is_ending = False
         self.kernel = self._open(run_dir)
@@ -121,6 +122,7 @@ class App:
         self._bus.bind(control.bus_address(self._runtime))
         self._router = self._context.socket(zmq.ROUTER)
         self._router.router_mandatory = True
+        self._router.sndhwm = HIGH_WATER  # a large state that is given back goes out at once
         self._router.bind(control.control_address(self._runtime))
         self._poller = zmq.Poller()
         for socket in (self._inlet, self._bus, self._router):
@@ -210,7 +212,7 @@ class App:
         for name, child in list(self._children.items()):
             reason = child.exit_reason()  # before its log is read, so that its last words are
             for line in child.read_log():
-                self.publish(b"~log.%b.\0%b" % (name.encode(), line))
+                self.publish(b"~log.%b.\0%b" % (child.host.encode(), line))
                 if b'"notice": true' in line:
                     show_notice(line)
             if reason:
@@ -234,7 +236,7 @@ class App:
             notifier.ready("trading on paper")
         if now - self._shown_at >= NS_PER_S and sys.stderr.isatty() and not self._settings.as_json:
             self._shown_at = now
-            show_progress(kernel.report())
+            show_progress(status.report(kernel))
 
     # --- Edges of the kernel ------------------------------------------------------------------
 
@@ -251,18 +253,23 @@ class App:
         self._bus.send(message)
 
     def reply(self, identity: bytes, message: Any) -> None:
-        # The peer may be gone; the supervisor will notice a host, and a client has left of itself.
+        # The peer may be gone or not read: the supervisor notices a host, and a client has left of itself.
         with contextlib.suppress(zmq.ZMQError):
             peer, number = identity[:PEER_BYTES], identity[PEER_BYTES:]
-            self._router.send_multipart([peer, *([number] if number else []), control.encode(message)])
+            parts = [peer, *([number] if number else []), control.encode(message)]
+            self._router.send_multipart(parts, zmq.NOBLOCK)
 
-    def spawn(self, host: str, token: str) -> int:
-        limited = _limits(self._settings.plan.limits_of(host))
-        self._children[host] = Child(host, self._runtime, token, self._home / "logs", limited=limited)
-        return self._children[host].pid
+    def spawn(self, process: str, token: str, plan: Plan) -> int:
+        host = host_of(process)
+        limited = _limits(plan.limits_of(host))
+        child = self._children[process] = Child(
+            host, self._runtime, token, self._home / "logs", limited=limited, secrets=plan.secrets_of(host)
+        )
+        self._watches[process] = limits.Watch(limited)
+        return child.pid
 
-    def kill(self, host: str, reason: str) -> None:
-        if child := self._children.get(host):
+    def kill(self, process: str, reason: str) -> None:
+        if child := self._children.get(process):
             child.kill(reason)
 
     def listen(self, is_on: bool) -> None:
@@ -271,15 +278,31 @@ class App:
         else:
             self._poller.unregister(self._inlet)
 
-    def overuse(self, host: str) -> str:
-        watch, child = self._watches.get(host), self._children.get(host)
+    def overuse(self, process: str) -> str:
+        watch, child = self._watches.get(process), self._children.get(process)
         if not watch or not child:
             return ""
-        is_ready = self.kernel.supervisor.hosts[host].phase is HostPhase.READY
+        is_ready = self.kernel.supervisor.hosts[child.host].phase is HostPhase.READY
         return watch.sample(child.pid, time.monotonic_ns(), is_ready=is_ready)
+
+    def place(self, files: dict[str, str]) -> str:
+        try:
+            for prepared, target in files.items():
+                os.replace(prepared, target)
+        except OSError as error:
+            return f"cannot put {error.filename} in its place: {error.strerror}"
+        return ""
+
+    def drop(self, files: dict[str, str]) -> None:
+        for prepared in files:
+            Path(prepared).unlink(missing_ok=True)
 
     def rss_mb(self, pid: int) -> float:
         return rss_mb(pid)
+
+    def cpu_s(self, pid: int) -> float:
+        found = limits.usage(pid)
+        return found.cpu_ns / NS_PER_S if found else 0.0
 
     # --- The last word ------------------------------------------------------------------------
 
@@ -321,8 +344,10 @@ def main(arguments: list[str]) -> int:
         return JOURNAL_DAMAGED if isinstance(error, StoreCorrupt) else 1
     if app.kernel.ending.reason == RESTART:
         notifier.hand_on(os.environ)
-        again = msgspec.json.encode(msgspec.structs.replace(settings, is_fresh=False)).decode()
-        os.execv(sys.executable, [sys.executable, "-m", "tickerml.kernel.app", again])
+        same = msgspec.structs.replace(settings, plan=app.kernel.plan, is_fresh=False)
+        itself = [sys.executable, "-m", "tickerml.kernel.app", msgspec.json.encode(same).decode()]
+        again = settings.again or itself
+        os.execv(again[0], again)
     return code
 
 

@@ -2,7 +2,7 @@
 A backtest: the live components on a LocalBus, fed by a source at full speed, no process but this.
 
 It builds what a run of the same plan would build in its hosts, except the plugins
-that write files and the pages, and gives it the same messages in the same order. So
+that write files, the sinks and the pages, and gives it the same messages in the same order. So
 its orders and fills are those of the live run, byte for byte.
 """
 
@@ -15,7 +15,7 @@ from .clock import DATA_CLOCK_START_NS
 from .config import Plan, PluginPlan
 from .errors import ConfigError
 from .gate import gate_spec
-from .hookspecs import ExchangeSpec, Options, PageSpec, PluginSpec, StoreSpec
+from .hookspecs import ExchangeSpec, Options, PluginSpec, SinkSpec, StoreSpec
 from .localbus import LocalBus, OutputSink
 from .summary import WANTED, Summary
 from .topics import KIND_OF
@@ -38,7 +38,8 @@ def build(plan: Plan, loaded: list[Loaded], on_output: OutputSink) -> LocalBus:
     """Return a LocalBus with the deterministic components among *loaded*, and the gate."""
     bus = LocalBus(on_output, started_ns=DATA_CLOCK_START_NS, seed=plan.kernel.seed)
     for _, spec, options in loaded:
-        if isinstance(spec, ExchangeSpec | PageSpec) or (isinstance(spec, StoreSpec) and spec.writes_files):
+        is_outward = isinstance(spec, SinkSpec) or (isinstance(spec, StoreSpec) and spec.writes_files)
+        if spec.SHAPE != "consumer" or is_outward:
             continue
         bus.add(spec, options)
     bus.add(gate_spec(plan.ids("risk_rule"), plan.vital()), Options())

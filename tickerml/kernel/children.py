@@ -1,9 +1,10 @@
 """
 The kernel's children: one process a host, started clean, its stderr collected.
 
-A child gets a token and nothing of the kernel's environment but what Python needs. It
-leads a session of its own: what a terminal sends to a group of processes reaches the
-kernel alone, and when a host ends, what its plugins have started ends with it.
+A child gets a token, the secrets that its plugins are granted, and nothing else of the
+kernel's environment but what Python needs. It leads a session of its own: what a terminal
+sends to a group of processes reaches the kernel alone, and when a host ends, what its
+plugins have started ends with it.
 
 What it writes to stderr, JSON lines, goes to HOME/logs/HOST.log. However much that is,
 a look at it takes bounded time, memory and disk: what is beyond the allowance is read,
@@ -15,9 +16,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from . import control, limits
+from . import control, limits, secret
 
 LOG_BYTES = 8 * 2**20  # then the log is set aside as .log.1, and the one before that forgotten
 READ_BYTES = 4 * 2**16  # taken from the pipe in one look; it holds 2**16
@@ -29,12 +31,15 @@ HOST_PROGRAM = (sys.executable, "-m", "tickerml.kernel.host")
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "XDG_RUNTIME_DIR")
 
 
-def environment(token: str) -> dict[str, str]:
-    """Return what a host may see of the kernel's environment, and its *token*."""
+def environment(token: str, secrets: Iterable[str] = ()) -> dict[str, str]:
+    """Return what a host may see of the kernel's environment, its granted *secrets* and its *token*."""
+    granted = {secret.variable(name) for name in secrets}
     inherited = {
         key: value
         for key, value in os.environ.items()
-        if key in _INHERITED or key.startswith(("PYTHON", "TICKERML_"))
+        if key in _INHERITED
+        or key in granted
+        or (key.startswith(("PYTHON", "TICKERML_")) and not key.startswith(secret.PREFIX))
     }
     return inherited | {control.TOKEN_VARIABLE: token}
 
@@ -50,11 +55,13 @@ class Child:
         logs: Path,
         *,
         limited: limits.Limits | None = None,
+        secrets: Iterable[str] = (),
         program: tuple[str, ...] = HOST_PROGRAM,
     ) -> None:
         """
         Args:
             limited: what the process may take.
+            secrets: the names of those it is given.
             program: what is run, with the host and the runtime directory as arguments.
         """
         self.host = host
@@ -69,7 +76,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=environment(token),
+            env=environment(token, secrets),
             start_new_session=True,
         )
         assert self._process.stderr is not None

@@ -17,98 +17,36 @@ plugins.toml: which plugins run, in which process, with which options.
 
 Whatever is wrong in it is refused with the file, the key, the rule and the value.
 An option is checked by its plugin's own type, in the host that loads it.
+
+A plan says what a profile of it means on this machine: what each plugin is and may do is
+its manifest's to say, and plugins.toml can only take from that. A plugin that cannot run
+is in the plan, blocked, with the reason; the others run without it.
 """
 
-import difflib
+import os
 import re
 import shutil
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any
 
 import msgspec
 
+from . import lock_file, resolve
+from .catalog import Catalog, find
+from .convert import convert as convert
+from .convert import read_toml, suggest
 from .errors import ConfigError
+from .hookspecs import SHAPES
+from .plans import HostEntry as HostEntry
+from .plans import KernelSettings as KernelSettings
+from .plans import Plan as Plan
+from .plans import PluginEntry as PluginEntry
+from .plans import PluginPlan as PluginPlan
+from .requirements import is_range
 
-_T = TypeVar("_T")
-_TABLES = ["format", "profile", "plugin", "host"]
-
-
-class KernelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the kernel runs, per profile: [profile.NAME.kernel], or --set kernel.KEY=VALUE."""
-
-    clock: Annotated[
-        str,
-        msgspec.Meta(pattern="^(wall|data)$", description="`wall`: time is now; `data`: time is the data's"),
-    ] = "wall"
-    speed: Annotated[
-        str,
-        msgspec.Meta(
-            pattern=r"^(max|(?=.*[1-9])\d+(\.\d+)?)$",
-            description="how fast sources with an end of their own play: a factor, or `max`",
-        ),
-    ] = "1"
-    seed: Annotated[int, msgspec.Meta(ge=0, description="of every random number in the run")] = 7
-    commit_ms: Annotated[
-        int, msgspec.Meta(ge=1, le=60_000, description="longest time between two commits of the journal")
-    ] = 5
-    map_mb: Annotated[
-        int, msgspec.Meta(ge=1, description="largest size of the journal, MiB; it starts small and grows")
-    ] = 16_384
-    hot_hours: Annotated[
-        float,
-        msgspec.Meta(gt=0, description="how long the journal keeps market data; the rest it keeps for good"),
-    ] = 24.0
-    checkpoint_s: Annotated[
-        float, msgspec.Meta(gt=0, description="time between two checkpoints of a host")
-    ] = 10.0
-    heartbeat_s: Annotated[
-        float, msgspec.Meta(gt=0, description="a host is dead after three of these in silence")
-    ] = 1.0
-
-
-class PluginEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One plugin: [plugin.ID]."""
-
-    kind: Annotated[
-        str,
-        msgspec.Meta(
-            pattern="^(exchange|feature_set|strategy|risk_rule|simulator|store|page)$",
-            description="what it is; checked against what it says itself",
-        ),
-    ]
-    enabled: Annotated[bool, msgspec.Meta(description="whether profiles that name it start it")] = True
-    host: Annotated[
-        str,
-        msgspec.Meta(
-            pattern="^[a-z][a-z0-9-]{0,30}$", description="the process it runs in; `own` is one of its own"
-        ),
-    ] = "own"
-    module: Annotated[
-        str, msgspec.Meta(description="a module to load instead of the installed entry point of this id")
-    ] = ""
-    publishes: Annotated[
-        list[str] | None,
-        msgspec.Meta(description="the message types it may publish; by default all that its spec declares"),
-    ] = None
-    options: Annotated[dict[str, Any], msgspec.Meta(description="the plugin's own options")] = {}
-
-
-class HostEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one process may take before it is ended and started again: [host.NAME]."""
-
-    max_rss_mb: Annotated[float, msgspec.Meta(ge=0, description="memory of its own, MiB; 0 is no limit")] = (
-        0.0
-    )
-    max_cpu: Annotated[
-        float, msgspec.Meta(ge=0, description="processor time, cores in the mean over 10 s; 0 is no limit")
-    ] = 0.0
-    max_lag_s: Annotated[
-        float,
-        msgspec.Meta(
-            ge=0, le=600, description="how late it may be, s, without gaining for as long; 0 is no limit"
-        ),
-    ] = 5.0
+STRICT_VARIABLE = "TICKERML_STRICT"
+_TABLES = ["format", "index", "profile", "plugin", "host"]
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -127,95 +65,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     profiles: dict[str, Profile]
     plugins: dict[str, PluginEntry]
-    hosts: dict[str, HostEntry] = {}
-
-
-class PluginPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One plugin as it will run: its entry, with the profile's options and --set laid over it."""
-
-    id: str
-    kind: str
-    host: str
-    enabled: bool
-    module: str
-    publishes: list[str] | None
-    options: dict[str, Any]
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a run needs to know, decided before anything starts."""
-
-    config: str
-    profile: str
-    kernel: KernelSettings
-    plugins: list[PluginPlan]
-    limits: dict[str, HostEntry] = {}
-
-    def ids(self, kind: str) -> list[str]:
-        """Return the enabled plugins of *kind*."""
-        return [plugin.id for plugin in self.plugins if plugin.enabled and plugin.kind == kind]
-
-    def vital(self) -> list[str]:
-        """Return the simulators and the stores that share a host with one: without them nothing may trade."""
-        hosts = {plugin.host for plugin in self.plugins if plugin.enabled and plugin.kind == "simulator"}
-        return [
-            plugin.id
-            for plugin in self.plugins
-            if plugin.enabled and plugin.host in hosts and plugin.kind in ("simulator", "store")
-        ]
-
-    def vital_hosts(self) -> dict[str, list[str]]:
-        """Return the hosts that trading must not go on without, and the plugins that make them so."""
-        needed = {*self.vital(), *self.ids("risk_rule")}
-        found = {
-            host: [plugin.id for plugin in plugins if plugin.id in needed]
-            for host, plugins in self.hosts().items()
-        }
-        return {host: plugins for host, plugins in found.items() if plugins}
-
-    def hosts(self) -> dict[str, list[PluginPlan]]:
-        """Return the enabled plugins by host, in the order of the profile."""
-        found: dict[str, list[PluginPlan]] = {}
-        for plugin in self.plugins:
-            if plugin.enabled:
-                found.setdefault(plugin.host, []).append(plugin)
-        return found
-
-    def consumers(self) -> list[str]:
-        """Return the hosts that take their inputs from the bus."""
-        return [
-            name
-            for name, members in self.hosts().items()
-            if not {plugin.kind for plugin in members} & {"exchange", "page"}
-        ]
-
-    def limits_of(self, host: str) -> HostEntry:
-        """Return what the process of *host* may take."""
-        return self.limits.get(host, HostEntry())
-
-    def needs(self) -> dict[str, set[str]]:
-        """
-        Return the hosts that each host waits for when all are started.
-
-        Data is let in last: exchanges wait for every host that takes it. Strategies wait for
-        the rules, simulators and features in other hosts. Where such hosts have strategies too,
-        and would wait for each other, the one whose name comes first does not wait. Nobody waits
-        for a page, and a page for nobody.
-        """
-        kinds = {name: {plugin.kind for plugin in members} for name, members in self.hosts().items()}
-        takers = {name for name, found in kinds.items() if not found & {"exchange", "page"}}
-        deciding = {name for name in takers if "strategy" in kinds[name]}
-        needed = {name for name in takers if kinds[name] & {"risk_rule", "simulator", "feature_set"}}
-        found: dict[str, set[str]] = {}
-        for name in kinds:
-            if "exchange" in kinds[name]:
-                found[name] = set(takers)
-            elif name in deciding:
-                waits_back = deciding if name in needed else set()
-                found[name] = {other for other in needed if other not in waits_back or other < name} - {name}
-            else:
-                found[name] = set()
-        return found
+    hosts: dict[str, dict[str, Any]] = {}  # as written: what a table leaves out is not said
+    index: list[str] = []  # files and URLs that `tickerml plugin search` looks in
 
 
 def load(path: Path) -> Config:
@@ -224,35 +75,26 @@ def load(path: Path) -> Config:
 
     Raises: ConfigError: unreadable, not TOML, or against the rules above.
     """
-    try:
-        data = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the configuration {path}: {error.strerror}; name one with --config"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from None
+    data = read_toml(path, "configuration", "; name one with --config")
     for key in data:
         if key not in _TABLES:
-            raise ConfigError(f"{path}: {key}: unknown key{_suggest(key, _TABLES)}")
+            raise ConfigError(f"{path}: {key}: unknown key{suggest(key, _TABLES)}")
     if data.get("format") != 1:
         raise ConfigError(f"{path}: format: expected 1, was {data.get('format')!r}")
     profiles = {
         name: convert(table, Profile, f"{path}: profile.{name}")
         for name, table in _tables(data, "profile", path)
     }
-    plugins = {
-        name: convert(table, PluginEntry, f"{path}: plugin.{name}")
-        for name, table in _tables(data, "plugin", path)
-    }
-    hosts = {
-        name: convert(table, HostEntry, f"{path}: host.{name}") for name, table in _tables(data, "host", path)
-    }
+    plugins = {name: _entry(name, table, path) for name, table in _tables(data, "plugin", path)}
+    hosts = dict(_tables(data, "host", path))
+    for name, table in hosts.items():
+        convert(table, HostEntry, f"{path}: host.{name}")
+    index = convert(data.get("index", []), list[str], f"{path}: index")
     known = {name if entry.host == "own" else entry.host for name, entry in plugins.items()}
     if unknown := [name for name in hosts if name not in known]:
         raise ConfigError(
             f"{path}: host.{unknown[0]}: no plugin runs in a host of this name"
-            f"{_suggest(unknown[0], sorted(known))}"
+            f"{suggest(unknown[0], sorted(known))}"
         )
     for name, profile in profiles.items():
         if twice := [plugin for plugin in profile.plugins if profile.plugins.count(plugin) > 1]:
@@ -261,9 +103,19 @@ def load(path: Path) -> Config:
             if plugin not in plugins:
                 raise ConfigError(
                     f"{path}: profile.{name}: plugin {plugin!r} has no [plugin.{plugin}] table"
-                    f"{_suggest(plugin, list(plugins))}"
+                    f"{suggest(plugin, list(plugins))}"
                 )
-    return Config(path=path, profiles=profiles, plugins=plugins, hosts=hosts)
+    return Config(path=path, profiles=profiles, plugins=plugins, hosts=hosts, index=index)
+
+
+def _entry(name: str, table: Any, path: Path) -> PluginEntry:
+    where = f"{path}: plugin.{name}"
+    if isinstance(table, dict) and "kind" in table:
+        raise ConfigError(f"{where}.kind: the plugin's manifest says what it is; take this key out")
+    entry = convert(table, PluginEntry, where)
+    if not is_range(entry.version):
+        raise ConfigError(f"{where}.version: expected a range such as '>=0.3,<0.4', was {entry.version!r}")
+    return entry
 
 
 def _tables(data: dict[str, Any], key: str, path: Path) -> list[tuple[str, Any]]:
@@ -273,78 +125,131 @@ def _tables(data: dict[str, Any], key: str, path: Path) -> list[tuple[str, Any]]
     return list(table.items())
 
 
+def catalog_of(config: Config, home: Path) -> Catalog:
+    """Return the plugins there are for *home*, with the plugins.lock beside plugins.toml."""
+    return find(home, config.path.with_name(lock_file.FILE_NAME))
+
+
 def plan(
-    config: Config, profile: str, overrides: list[str] | None = None, *, with_pages: bool = True
+    config: Config,
+    profile: str,
+    overrides: list[str] | None = None,
+    *,
+    with_pages: bool = True,
+    catalog: Catalog | None = None,
 ) -> Plan:
     """
     Return what running *profile* means, with *overrides* ("plugin.option=value") applied.
 
     Args:
         with_pages: false leaves out the plugins that are there for people to look at.
+        catalog: the plugins there are; by default those of the environment alone.
 
-    Raises: ConfigError: no such profile, or an override that names nothing.
+    Raises: ConfigError: no such profile, or an override that names nothing; with TICKERML_STRICT=1 in the
+        environment also a plugin that is blocked.
     """
     if profile not in config.profiles:
         known = ", ".join(config.profiles) or "none"
         raise ConfigError(
-            f"{config.path}: there is no profile {profile!r}{_suggest(profile, list(config.profiles))}; "
+            f"{config.path}: there is no profile {profile!r}{suggest(profile, config.profiles)}; "
             f"it has {known}"
         )
     chosen = config.profiles[profile]
-    options = {
-        name: {**config.plugins[name].options, **chosen.options.get(name, {})} for name in chosen.plugins
-    }
-    entries: dict[str, dict[str, Any]] = {name: {} for name in chosen.plugins}
-    kernel: dict[str, Any] = {}
-    for text in overrides or ():
-        target, key, value = parse_override(text)
-        if target == "kernel":
-            kernel[key] = str(value) if key == "speed" else value  # a factor or `max`, kept as text
-        elif target not in options:
-            raise ConfigError(
-                f"--set {text}: profile {profile!r} has no plugin {target!r}{_suggest(target, list(options))}"
-            )
-        elif key in ("enabled", "host"):
-            entries[target][key] = value
-        else:
-            options[target][key] = value
-    settings = convert(
-        {**msgspec.to_builtins(chosen.kernel), **kernel},
-        KernelSettings,
-        f"{config.path}: profile.{profile}.kernel",
-    )
+    said = _Overrides(config, profile, overrides or [])
+    found = catalog or find()
     plugins = []
+    own: dict[str, float] = {}
+    brought: dict[str, list[str]] = {}
+    left_out: list[str] = []
     for name in chosen.plugins:
-        entry = convert(
-            {**msgspec.to_builtins(config.plugins[name]), **entries[name]}, PluginEntry, f"--set {name}"
-        )
-        plugins.append(
-            PluginPlan(
-                id=name,
-                kind=entry.kind,
-                host=name if entry.host == "own" else entry.host,
-                enabled=entry.enabled and (with_pages or entry.kind != "page"),
-                module=entry.module,
-                publishes=entry.publishes,
-                options=options[name],
-            )
-        )
-    found = Plan(
+        written = {**msgspec.to_builtins(config.plugins[name]), **said.entries[name]}
+        entry = convert(written, PluginEntry, f"--set {name}")
+        each = found.choose(name, entry.module)
+        brought[name] = each.brings
+        planned = resolve.resolve(each, entry, said.options[name], profile)
+        if not with_pages and planned.kind == "page":
+            planned = msgspec.structs.replace(planned, enabled=False)
+            left_out.append(f"{name}.enabled=false")  # so that whoever plans anew leaves it out, too
+        if entry.host == "own" and each.manifest:
+            own[name] = each.manifest.resources.ram_mb
+        plugins.append(planned)
+    made = Plan(
         config=str(config.path.resolve()),
         profile=profile,
-        kernel=settings,
-        plugins=plugins,
-        limits=config.hosts,
+        kernel=convert(
+            {**msgspec.to_builtins(chosen.kernel), **said.kernel},
+            KernelSettings,
+            f"{config.path}: profile.{profile}.kernel",
+        ),
+        plugins=resolve.block_unmet(resolve.block_mixed(plugins, brought)),
+        overrides=[*(overrides or []), *left_out],
     )
-    for host, members in found.hosts().items():
-        alone = {member.kind for member in members} & {"exchange", "page"}
-        if alone and len({member.kind for member in members}) > 1:
+    _check(made, config)
+    return msgspec.structs.replace(made, limits=_limits(made, config, said.hosts, own))
+
+
+class _Overrides:
+    """What a profile and --set say over the entries of plugins.toml."""
+
+    def __init__(self, config: Config, profile: str, texts: list[str]) -> None:
+        chosen = config.profiles[profile]
+        self.options = {
+            name: {**config.plugins[name].options, **chosen.options.get(name, {})} for name in chosen.plugins
+        }
+        self.entries: dict[str, dict[str, Any]] = {name: {} for name in chosen.plugins}
+        self.kernel: dict[str, Any] = {}
+        self.hosts: dict[str, dict[str, Any]] = {}
+        for text in texts:
+            target, key, value = parse_override(text)
+            if target == "kernel":
+                self.kernel[key] = str(value) if key == "speed" else value  # a factor or `max`, kept as text
+            elif target.startswith("host."):
+                self.hosts.setdefault(target.removeprefix("host."), {})[key] = value
+            elif target not in self.options:
+                raise ConfigError(
+                    f"--set {text}: profile {profile!r} has no plugin {target!r}"
+                    f"{suggest(target, self.options)}"
+                )
+            elif key in ("enabled", "host"):
+                self.entries[target][key] = value
+            else:
+                self.options[target][key] = value
+
+
+def _limits(
+    made: Plan, config: Config, overrides: dict[str, dict[str, Any]], own: dict[str, float]
+) -> dict[str, HostEntry]:
+    """Return what each host may take: what its plugin's manifest, its table and --set say, the last first."""
+    known = {plugin.host for plugin in made.plugins}
+    if unknown := [name for name in overrides if name not in known]:
+        raise ConfigError(
+            f"--set host.{unknown[0]}: no plugin of profile {made.profile!r} runs in a host of this name"
+            f"{suggest(unknown[0], known)}"
+        )
+    tables: dict[str, dict[str, Any]] = {
+        name: {"max_rss_mb": ram_mb} for name, ram_mb in own.items() if ram_mb
+    }
+    for layer in (config.hosts, overrides):
+        for name, table in layer.items():
+            tables[name] = {**tables.get(name, {}), **table}
+    return {name: convert(table, HostEntry, f"--set host.{name}") for name, table in tables.items()}
+
+
+def _check(made: Plan, config: Config) -> None:
+    for host, members in made.hosts().items():
+        kinds = {member.kind for member in members}
+        alone = [kind for kind in kinds if SHAPES[kind] != "consumer"]
+        if alone and len(kinds) > 1:
             ids = ", ".join(member.id for member in members)
             raise ConfigError(
-                f"{config.path}: host {host!r} of profile {profile!r} mixes {alone.pop()} plugins with "
+                f"{config.path}: host {host!r} of profile {made.profile!r} mixes {alone[0]} plugins with "
                 f"others ({ids}); give them hosts of their own"
             )
-    return found
+    blocked = [plugin for plugin in made.plugins if plugin.enabled and plugin.blocked]
+    if blocked and os.environ.get(STRICT_VARIABLE) == "1":
+        raise ConfigError(
+            f"{config.path}: plugin.{blocked[0].id}: {blocked[0].blocked} ({STRICT_VARIABLE} is 1)"
+        )
 
 
 def parse_override(text: str) -> tuple[str, str, Any]:
@@ -353,7 +258,7 @@ def parse_override(text: str) -> tuple[str, str, Any]:
 
     Raises: ConfigError: not of that form.
     """
-    match = re.fullmatch(r"([a-z][a-z0-9-]*)\.([a-z_][a-z0-9_]*)=(.*)", text, re.DOTALL)
+    match = re.fullmatch(r"((?:host\.)?[a-z][a-z0-9-]*)\.([a-z_][a-z0-9_]*)=(.*)", text, re.DOTALL)
     if not match:
         raise ConfigError(f"--set {text}: expected plugin.option=value")
     target, key, raw = match.groups()
@@ -361,41 +266,6 @@ def parse_override(text: str) -> tuple[str, str, Any]:
         return target, key, tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
         return target, key, raw
-
-
-def convert(data: Any, type_: type[_T], where: str) -> _T:
-    """
-    Return *data* as *type_*.
-
-    Raises: ConfigError: "<where>.<key>: <rule>, was <value>".
-    """
-    try:
-        return msgspec.convert(data, type_)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}{_explain(str(error), data, type_)}") from None
-
-
-def _explain(text: str, data: Any, type_: Any) -> str:
-    rule, _, location = text.partition(" - at ")
-    path = re.findall(r"[a-z_]\w*|\[\d+\]|\[\.\.\.\]", location.strip("`$"))
-    value: Any = data
-    for step in path:
-        try:
-            value = value[int(step[1:-1])] if step.startswith("[") else value[step]
-        except (KeyError, IndexError, TypeError, ValueError):
-            return f": {text}"
-    dotted = "".join(step if step.startswith("[") else f".{step}" for step in path)
-    if unknown := re.fullmatch(r"Object contains unknown field `(.+)`", rule):
-        for step in path:
-            type_ = get_type_hints(type_).get(step) if hasattr(type_, "__struct_fields__") else None
-        fields = list(getattr(type_, "__struct_fields__", ()))
-        return f"{dotted}.{unknown[1]}: unknown key{_suggest(unknown[1], fields)}"
-    return f"{dotted}: {rule[0].lower()}{rule[1:]}, was {value!r}"
-
-
-def _suggest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def set_enabled(path: Path, plugin: str, is_enabled: bool) -> None:
@@ -407,7 +277,7 @@ def set_enabled(path: Path, plugin: str, is_enabled: bool) -> None:
     import tomlkit  # only this needs it, and a running kernel should not carry it
 
     if plugin not in (known := load(path).plugins):
-        raise ConfigError(f"{path}: there is no plugin {plugin!r}{_suggest(plugin, list(known))}")
+        raise ConfigError(f"{path}: there is no plugin {plugin!r}{suggest(plugin, list(known))}")
     document = tomlkit.parse(path.read_text())
     document["plugin"][plugin]["enabled"] = is_enabled
     temporary = path.with_suffix(".toml.new")

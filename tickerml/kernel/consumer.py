@@ -9,23 +9,36 @@ It subscribes first and asks for a marker; when the marker comes the subscriptio
 proven, and everything before it is taken from the journal, whatever has been
 published since. The same happens whenever the bus has dropped something: what is
 missing is read from the journal, waiting for its commit, before anything later.
+
+Where another process of the same host is the one that publishes, a consumer stands by:
+it takes the bus all the same and holds the last of what it hears. So when it is given a
+state, from wherever in that stretch, it goes on from there at once; and the one that
+handed its state over can be given it back.
 """
 
 import enum
+from collections import deque
 from typing import Any
 
 import structlog
 
 from . import codec, control, topics
 from . import messages as m
-from .errors import StoreError
+from .errors import StateRefused, StoreError
+from .hookspecs import SinkSpec
 from .inbox import Inbox, Missing
 from .journal import JournalReader
+from .lifecycle import Lifecycle
 from .machine import BURST, PROGRESS_NS, Machine, Wires
-from .units import NS_PER_MS
+from .records import frame_seq
+from .shadow import Comparison
+from .units import NS_PER_MS, NS_PER_S
 
 SYNC_RETRY_NS = 200 * NS_PER_MS  # a marker asked for before the subscription worked never comes
+RECENT_NS = 600 * NS_PER_S  # what is older is not sent by a sink that is new to the run
 COMMIT_WAIT_NS = 2 * NS_PER_MS  # between two looks for what the journal has not committed yet
+HELD = 32_768  # messages that one who stands by holds; what is before them is in the journal
+HELD_BURST = 16  # of them handled at once: somebody waits for the answer to the first
 CATCH_UP_BURSTS = 8  # bursts read from the journal between two looks at the control socket
 _CANARY = topics.topic("canary")
 _SYNC = topics.topic("sync")
@@ -57,11 +70,22 @@ class Consumer(Machine):
         self._asked_at = 0
         self._progress_at = 0
         self._reported = -1
+        self._prefixes: tuple[bytes, ...] = ()
+        self._own: frozenset[int] = frozenset()  # the origins of this host
+        self._is_wide = False  # whether more comes than the components may be given
+        self._is_holding = False  # what comes is held: somebody else, or what lies before it, is first
+        self._state_at = 0  # the components have handled everything up to here
+        self._held_frames: deque[codec.Frame] = deque(maxlen=HELD)
+        self._held_since = 0  # everything after this is in them
+        self._comparison: Comparison | None = None  # as a shadow
+        self._told_at = 0
 
     @property
     def position(self) -> int:
         """Return seq of the last message taken."""
-        return self._inbox.position if self.phase is not Phase.PRESENTED else 0
+        if self.phase is Phase.PRESENTED:
+            return 0
+        return self._state_at if self._is_holding else self._inbox.position
 
     @property
     def wants_bus(self) -> bool:
@@ -74,32 +98,191 @@ class Consumer(Machine):
 
         Raises: HandshakeRefused: it does not take this host. StoreError: there is no journal.
         """
-        self.check(message)
+        self.hear(message)
         match message:
             case control.Admitted():
                 self._join(message)
             case control.Stop():
                 self._is_stopping = True
-                self.is_over = not self._is_ready
+                self.is_over = not self._is_ready or self._is_aside
+            case control.StandBy():
+                self._stand_by(message)
+            case control.Shadow():
+                self._begin_shadow()
+            case control.ShadowOver():
+                self._end_shadow()
+            case control.Barrier() if not self._is_aside:
+                self._step_aside(message.number)
+            case control.Resume() if self._is_aside and message.number == self._handover:
+                self._is_aside = False  # nobody has taken over: what is held is ours again
+            case control.MoreState():
+                self._send_part(message.number)
+            case control.TakeOver() if self._is_aside and self._collect(message):
+                self._take_over(message)
 
     def _join(self, admitted: control.Admitted) -> None:
-        self._admitted = admitted
+        self._admitted, self._is_used = admitted, True
         self._journal = self._wires.open_journal(self._journal_path)
         prefixes = topics.prefixes([*self._bus.wanted_types, m.Sync, m.Canary])
-        self._inbox = Inbox(prefixes, admitted.origins.values(), tseq=admitted.tseq)
+        self._prefixes, self._own = tuple(prefixes), frozenset(admitted.origins.values())
+        self._inbox = Inbox(prefixes, self._own, tseq=admitted.tseq)
         if state := self._restore_newest(self._journal):
             self._inbox.position = state.position
         elif self._journal.first() > 1:
             # The beginning has been pruned: this host is new to an old run and joins it here.
             logger.warning("host.joined_late", head=admitted.head)
             self._inbox.position = admitted.head
+        if any(isinstance(spec, SinkSpec) for spec, _ in self._builder.loaded):
+            self._bus.hush(self._head_time() - RECENT_NS, admitted.outputs)
         self._wires.subscribe(prefixes)
         self.phase = Phase.SYNCING
         self._ask_for_marker()
 
+    def _head_time(self) -> int:
+        """Return ts_recv of the last message in the journal, ns UTC; 0 where there is none."""
+        head = self._journal.head()
+        frames = [codec.unpack(raw) for raw in self._journal.frames(head - 1, head)]
+        last: m.Message | None = codec.decode(frames[-1].body) if frames else None
+        return last.ts_recv if last else 0
+
     def _ask_for_marker(self) -> None:
         self._asked_at = self._wires.monotonic()
         self.send(control.SyncRequest(self.host))
+
+    # --- Changing places ----------------------------------------------------------------------
+
+    def _stand_by(self, message: control.StandBy) -> None:
+        """Listen from here on; with a shadow to come, also to what this host publishes now."""
+        self._is_aside = self._is_holding = True
+        self._journal = self._wires.open_journal(self._journal_path)
+        wanted: list[type[m.Message]] = [*self._bus.wanted_types, m.Sync, m.Canary]
+        self._prefixes, self._own = tuple(topics.prefixes(wanted)), frozenset(message.origins.values())
+        prefixes, own = topics.prefixes(wanted), self._own
+        if message.with_shadow:
+            self._is_wide = True
+            self._comparison = Comparison(message.origins)
+            prefixes = topics.prefixes([*wanted, *self._builder.publishes()])
+            own = frozenset()
+        self._inbox = Inbox(prefixes, own, message.head, message.tseq)
+        self._state_at = self._held_since = message.head
+        self._wires.subscribe(prefixes)
+        self.phase = Phase.SYNCING
+        self._ask_for_marker()
+
+    def _step_aside(self, number: int) -> None:
+        """Stop here, hand over the state, and hold what comes from now on."""
+        position = self.position
+        if not self._is_holding:
+            self._state_at = self._held_since = position
+        self._is_aside = self._is_holding = True
+        self._note(control.PROGRESS, control.Progress(self.host, position))
+        self._hand_over(number, position, control.HostState(position, {}, self._bus.snapshot()))
+        self.became(Lifecycle.STANDBY)
+
+    def _hold(self, frame: codec.Frame) -> None:
+        if len(self._held_frames) == HELD:
+            self._held_since = self._held_frames[0].seq
+        self._held_frames.append(frame)
+
+    def _take_over(self, message: control.TakeOver) -> None:
+        """Go on from a state: with what the journal has behind it, then with what is held."""
+        try:
+            state = self._adopt(message)
+        except Exception as error:
+            # Whatever it is, the other process has the state too, and goes on with it.
+            why = str(error) if isinstance(error, StateRefused) else f"{type(error).__name__}: {error}"
+            self.send(control.NotTaken(self.host, why))
+            return
+        if state is not None:
+            self._state_at = message.position
+        self._own = frozenset(self._admitted.origins.values())
+        self._inbox.own(self._own)
+        self._comparison = None
+        self._is_ready = True
+        self._reported = -1
+        if self.phase is Phase.RUNNING:
+            self._go_on()
+        self.became(Lifecycle.ACTIVE)
+
+    def _go_on(self) -> None:
+        """Handle a burst of what lies between the state and the bus."""
+        if self._state_at < self._held_since:
+            self._fill()
+        else:
+            held = self._held_frames
+            while held and held[0].seq <= self._state_at:
+                self._held_since = held.popleft().seq
+            for _ in range(min(HELD_BURST, len(held))):
+                frame = held.popleft()
+                self._held_since = self._state_at = frame.seq
+                self._deal_with(frame)
+            if held:
+                self.wait_ns = 0
+            self._is_holding = self._is_aside or bool(held) or self._inbox.position < self._state_at
+        self._flush()
+
+    def _fill(self) -> None:
+        """Handle a burst of what came so long ago that it is no longer held."""
+        before, frames = self._state_at, self._journal.frames(self._state_at, self._held_since)
+        for count, raw in enumerate(frames, 1):
+            if (seq := frame_seq(raw)) != self._state_at + 1:
+                raise StoreError(f"the journal goes on with seq {seq} after {self._state_at}: it was pruned")
+            self._state_at = seq
+            if raw.startswith(self._inbox.prefixes):
+                self._deal_with(codec.unpack(raw))
+            if count == BURST:
+                break
+        self.wait_ns = COMMIT_WAIT_NS if self._state_at == before else 0
+
+    def _deal_with(self, frame: codec.Frame) -> None:
+        """Handle a frame that was held, or comes from the journal."""
+        if frame.origin in self._own:
+            if self._comparison is not None:
+                self._comparison.published(frame)
+        elif frame.topic.startswith(self._prefixes):
+            self._handle_now(frame)
+
+    # --- As a shadow --------------------------------------------------------------------------
+
+    def _begin_shadow(self) -> None:
+        """Begin at the last checkpoint, and do as the other does, in silence."""
+        state = self._restore_newest(self._journal)
+        self._is_used = True
+        is_refused = state is None and any(self._journal.checkpoints(self.host))
+        if is_refused or self._bus.failures:
+            why = next(iter(self._bus.failures.items()), ("the host", "refused the state"))
+            self.send(control.NotTaken(self.host, f"cannot follow the present process: {': '.join(why)}"))
+            return
+        self._state_at = state.position if state is not None else 0
+        if self._comparison is not None:
+            self._comparison.begin(self._state_at)
+
+    def _end_shadow(self) -> None:
+        """Be new again."""
+        if self._comparison is not None:
+            self._tell_comparison(self._comparison)
+        self._comparison = None
+        self._build()
+        self._is_used = False
+        self.send(control.StandingBy(self.host))
+
+    def _is_told_long_ago(self) -> bool:
+        return self._wires.monotonic() - self._told_at >= NS_PER_S
+
+    def _tell_comparison(self, comparison: Comparison) -> None:
+        self._told_at = self._wires.monotonic()
+        self.send(comparison.report(self.host, self._state_at))
+
+    def _record(self, plugin: str, n: int, cause: int, message: m.Message) -> None:
+        if self._comparison is None:
+            super()._record(plugin, n, cause, message)
+        else:
+            self._comparison.would_publish(plugin, n, cause, codec.encode(message))
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether what is held is ours to handle, and not only to keep for later."""
+        return not self._is_aside or (self._comparison is not None and self._comparison.is_running)
 
     # --- The bus ------------------------------------------------------------------------------
 
@@ -135,13 +318,20 @@ class Consumer(Machine):
         return True
 
     def _handle(self, frame: codec.Frame) -> None:
+        if self._is_holding:
+            self._hold(frame)
+        elif not self._is_wide or frame.topic.startswith(self._prefixes):
+            self._handle_now(frame)
+
+    def _handle_now(self, frame: codec.Frame) -> None:
         if frame.topic == _CANARY:
             self._answer(codec.decode(frame.body))
         else:
             self._bus.deliver_encoded(frame.body, frame.seq)
 
     def _answer(self, canary: Any) -> None:
-        self._note(control.CANARY, control.CanaryNote(self.host, canary.number))
+        if not self._is_aside:
+            self._note(control.CANARY, control.CanaryNote(self.host, canary.number))
 
     # --- The journal --------------------------------------------------------------------------
 
@@ -175,7 +365,9 @@ class Consumer(Machine):
             )
         if not self._is_ready:
             self._is_ready = True
-            self.send(control.Ready(self.host, control.Role.CONSUMER))
+            role = control.Role.CONSUMER
+            self.send(control.StandingBy(self.host) if self._is_aside else control.Ready(self.host, role))
+            self.became(Lifecycle.STANDBY if self._is_aside else Lifecycle.ACTIVE)
             logger.info("host.started", host=self.host, position=inbox.position, plugins=self._bus.plugins)
 
     # --- Time ---------------------------------------------------------------------------------
@@ -198,16 +390,20 @@ class Consumer(Machine):
                 self._catch_up()
         if self.phase is Phase.PRESENTED:
             return
+        if self._is_holding and self.phase is Phase.RUNNING and self._has_work:
+            self._go_on()
         self._flush()
-        if self._is_ready and self._is_checkpoint_due():
+        if self._is_ready and not self._is_aside and self._is_checkpoint_due():
             self._checkpoint()
         self.beat()
-        if self._is_stopping and is_idle and self.phase is Phase.RUNNING:
+        if self._comparison and self._comparison.is_running and self._is_told_long_ago():
+            self._tell_comparison(self._comparison)
+        if self._is_stopping and is_idle and self.phase is Phase.RUNNING and not self._is_holding:
             self._finish()
 
     def _flush(self) -> None:
         now = self._wires.monotonic()
-        if self.position != self._reported:
+        if self.position != self._reported and not self._is_aside:
             if now - self._progress_at >= PROGRESS_NS:
                 self._note(control.PROGRESS, control.Progress(self.host, self.position))
                 self._progress_at, self._reported = now, self.position
@@ -220,6 +416,7 @@ class Consumer(Machine):
         self._note(control.PROGRESS, control.Progress(self.host, self.position))
         self._checkpoint()
         self.is_over = True
+        self.became(Lifecycle.STOPPED)
 
     def _checkpoint(self) -> None:
         self._write_checkpoint(self.position, control.HostState(self.position, {}, self._bus.snapshot()))

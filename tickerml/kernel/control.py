@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from .config import KernelSettings, PluginPlan
+from .config import KernelSettings, Plan, PluginPlan
 from .errors import BusError, HandshakeRefused
 
-PROTOCOL = 2
+PROTOCOL = 3
 TOKEN_VARIABLE = "TICKERML_TOKEN"
 TELEMETRY = b"~"  # topics of what is neither ordered nor kept: ~status, ~log, ~head
 HEAD = b"~head."  # how far every topic is, once a second, so that a drop on a quiet one is noticed
@@ -87,6 +87,45 @@ class Unfit(_Control, frozen=True):
     is_config: bool
 
 
+class StandingBy(_Control, frozen=True):
+    """I hear everything and hold it: what comes after any state that I am given, I can go on with."""
+
+    host: str
+    begins: dict[str, int] = {}  # stream of a live feed -> the exchange's seq behind which mine begins
+
+
+class PartTaken(_Control, frozen=True):
+    """I have this part of the state."""
+
+    host: str
+    part: int
+
+
+class Took(_Control, frozen=True):
+    """I have restored the state and go on from it; failed are the plugins that were set aside in it."""
+
+    host: str
+    failed: list[str]
+
+
+class NotTaken(_Control, frozen=True):
+    """I cannot go on from this state."""
+
+    host: str
+    reason: str
+
+
+class Shadowed(_Control, frozen=True):
+    """How what I would have published compares with what was published, so far."""
+
+    host: str
+    equal: int
+    different: int
+    only_old: int
+    only_new: int
+    examples: list[str]
+
+
 # --- kernel to host ---
 
 
@@ -140,6 +179,63 @@ class Stop(_Control, frozen=True):
     """Finish what you have, write a checkpoint, and exit."""
 
 
+class StandBy(_Control, frozen=True):
+    """Listen, hold what you hear, and publish nothing; with_shadow when outputs will be compared."""
+
+    origins: dict[str, int]
+    head: int
+    tseq: dict[bytes, int]
+    with_shadow: bool
+
+
+class Shadow(_Control, frozen=True):
+    """Run on live input from your last checkpoint, publish nothing, and compare."""
+
+
+class ShadowOver(_Control, frozen=True):
+    """Forget what you did as a shadow, and stand by again."""
+
+
+class Barrier(_Control, frozen=True):
+    """Stop where you are, hand over your state, and stand by."""
+
+    number: int  # of the handover, told back with the state
+    after: dict[str, int] = {}  # streams of live feeds that must have come so far first
+
+
+class Resume(_Control, frozen=True):
+    """Nobody takes over: go on where you stopped, as before."""
+
+    number: int  # of the handover that it ends
+
+
+class MoreState(_Control, frozen=True):
+    """A part of the state has arrived: send the next of those that are left."""
+
+    number: int
+
+
+class TakeOver(_Control, frozen=True):
+    """
+    Go on from this state.
+
+    It comes in parts, the last of which brings the epochs to publish at. Without any state
+    (parts is 0) a host goes on from the state that it handed over itself.
+    """
+
+    position: int
+    part: int
+    parts: int
+    data: bytes
+    admitted: "Admitted | None"
+    is_started: bool = False
+    is_trial: bool = False  # whether the one before waits to go on; over when Permanent is said
+
+
+class Permanent(_Control, frozen=True):
+    """Nobody waits any longer to take your place back: a plugin that raises is set aside again."""
+
+
 # --- client to kernel, and the answers ---
 
 
@@ -161,11 +257,36 @@ class ResumeRequest(_Control, frozen=True):
     reason: str
 
 
-class PluginRequest(_Control, frozen=True):
-    """Enable or disable a plugin, now and in plugins.toml."""
+class ChangeRequest(_Control, frozen=True):
+    """
+    Run *plan* instead of the present one, without stopping.
+
+    files maps each prepared temporary file to the one it replaces once the change is permanent;
+    reload names hosts to be replaced although nothing in the plan says so.
+    """
+
+    plan: Plan
+    reason: str
+    shadow_s: float = 0.0
+    probation_s: float = 30.0
+    files: dict[str, str] = {}
+    reload: list[str] = []
+
+
+class CancelRequest(_Control, frozen=True):
+    """Roll back the change that is under way."""
+
+    reason: str
+
+
+class SettleRequest(_Control, frozen=True):
+    """End the shadow, or make the change in probation permanent, now."""
+
+
+class DiagnosticsRequest(_Control, frozen=True):
+    """What do a plugin's observers say of it?"""
 
     plugin: str
-    is_enabled: bool
 
 
 class ShutdownRequest(_Control, frozen=True):
@@ -190,6 +311,19 @@ class Done(_Control, frozen=True):
     """It is so, and on disk; seq is where."""
 
     seq: int
+
+
+class Accepted(_Control, frozen=True):
+    """The change of this number has begun; the status tells how it goes."""
+
+    change: int
+
+
+class Diagnosis(_Control, frozen=True):
+    """What a plugin's observers say of it; asked of a host, and answered to a client."""
+
+    plugin: str
+    facts: dict[str, Any]
 
 
 class Status(_Control, frozen=True):
@@ -221,7 +355,25 @@ _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(
     | StatusRequest
     | HaltRequest
     | ResumeRequest
-    | PluginRequest
+    | StandingBy
+    | PartTaken
+    | Took
+    | NotTaken
+    | Shadowed
+    | StandBy
+    | Shadow
+    | ShadowOver
+    | Barrier
+    | Resume
+    | MoreState
+    | TakeOver
+    | Permanent
+    | ChangeRequest
+    | CancelRequest
+    | SettleRequest
+    | DiagnosticsRequest
+    | Accepted
+    | Diagnosis
     | ShutdownRequest
     | RestartRequest
     | SyncRequest
@@ -250,6 +402,7 @@ def decode(data: bytes) -> Any:
 PROGRESS = b"\0P"
 CHECKPOINT = b"\0C"
 CANARY = b"\0N"
+STATE = b"\0S"
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True):
@@ -274,6 +427,17 @@ class CanaryNote(msgspec.Struct, frozen=True, array_like=True):
     number: int
 
 
+class StatePart(msgspec.Struct, frozen=True, array_like=True):
+    """A part of the state after the input *position*, with nothing published behind it."""
+
+    host: str
+    number: int  # of the handover that it answers
+    position: int
+    part: int
+    parts: int
+    data: bytes
+
+
 class Pulled(msgspec.Struct, frozen=True, array_like=True):
     """An event that was taken from a source and waits for its time."""
 
@@ -288,6 +452,12 @@ class HostState(msgspec.Struct, frozen=True, array_like=True):
     causes: dict[str, int]
     bus: bytes
     pulled: dict[str, Pulled] = {}
+    anchors: dict[str, tuple[int, int]] = {}  # source -> when, monotonic ns, which time of its data was due
+    marks: dict[str, int] = {}  # stream of a live feed -> the exchange's last seq that was published
+    ids: list[str] = []  # of the last news items that were published
+
+
+decode_state = msgspec.msgpack.Decoder(HostState).decode  # made in advance: who takes over has no time for it
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True):

@@ -4,6 +4,7 @@ Doctor: look at everything a run leans on, and name what is wrong.
 Each plugin is imported in a throwaway process, so a broken one is found and hurts nobody.
 """
 
+import json
 import platform
 import shutil
 import subprocess
@@ -12,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import config, runs
+from . import children, config, runs
+from .catalog import Found
 from .client import read_beacon
 from .errors import ConfigError, KernelUnreachable, StoreError
 from .verify import verify
@@ -41,9 +43,12 @@ def _checks(home: Path, config_path: Path | None) -> Iterator[tuple[str, bool, s
     except ConfigError as error:
         yield "configuration", False, str(error)
         return
+    there = config.catalog_of(found, home)
+    for problem in there.problems:
+        yield "packages", False, problem
     for name, entry in found.plugins.items():
         if entry.enabled:
-            yield _plugin(name, entry.module)
+            yield f"plugin {name}", *try_out(there.choose(name, entry.module))
     yield _kernel(home)
     for directory in sorted(home.glob("runs/*/[0-9]*")):
         yield _journal(directory)
@@ -55,19 +60,42 @@ def _disk(home: Path) -> tuple[str, bool, str]:
     return "disk", free >= FREE_BYTES_WANTED, f"{free / 2**30:.1f} GiB free at {parent}"
 
 
-def _plugin(name: str, module: str) -> tuple[str, bool, str]:
+def try_out(found: Found, *, limit_s: float = LOAD_LIMIT_S) -> tuple[bool, str]:
+    """Return whether a plugin loads and is what its manifest says, and what is to say of it."""
+    if found.problem or found.manifest is None:
+        return False, found.problem
     try:
         answer = subprocess.run(
-            [sys.executable, "-m", "tickerml.kernel.describe", name, module],
+            [sys.executable, "-m", "tickerml.kernel.describe", found.id, found.module, *found.paths],
             capture_output=True,
             text=True,
-            timeout=LOAD_LIMIT_S,
+            timeout=limit_s,
+            env=children.environment(""),
         )
     except subprocess.TimeoutExpired:
-        return f"plugin {name}", False, f"has not loaded within {LOAD_LIMIT_S} s"
-    said = answer.stderr.strip().splitlines() or [f"ends its process with code {answer.returncode}"]
-    detail = "loads" if answer.returncode == 0 else said[-1]
-    return f"plugin {name}", answer.returncode == 0, detail
+        return False, f"has not loaded within {limit_s:g} s"
+    if answer.returncode:
+        said = answer.stderr.strip().splitlines() or [f"ends its process with code {answer.returncode}"]
+        return False, said[-1]
+    try:
+        told = json.loads(answer.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        return False, "ends its process before it has said what it is"
+    if differing := _differing(found, told):
+        return False, f"its manifest and its spec differ in {', '.join(differing)}"
+    return True, "loads"
+
+
+def _differing(found: Found, told: dict[str, Any]) -> list[str]:
+    """Return the keys of the manifest that the plugin itself has otherwise."""
+    assert found.manifest is not None
+    facts = {
+        "kind": found.manifest.kind,
+        "publishes": sorted(found.manifest.publishes),
+        "state_version": found.manifest.state_version,
+    }
+    said = told | {"publishes": sorted(told.get("publishes", []))}
+    return [key for key, value in facts.items() if said.get(key, value) != value]
 
 
 def _kernel(home: Path) -> tuple[str, bool, str]:

@@ -22,6 +22,8 @@ TickerMLError
     StoreLocked          another kernel owns this home
     SubscriptionLost     a reader's next message is gone from the journal
   CaptureError           a recorded file that cannot be read to its end
+  PackageError           a plugin's package that cannot be installed, or may not be
+  ChangeRolledBack       the kernel took a change of its plugins back
 
 A business "no" (an order denied, a halt) is a message, not an exception. Messages
 read: what was asked, the rule, what it was, what to do.
@@ -114,3 +116,11 @@ class SubscriptionLost(StoreError):
 
 class CaptureError(TickerMLError):
     """A recorded file is missing, truncated or not a capture."""
+
+
+class PackageError(TickerMLError):
+    """A plugin's package cannot be installed, or may not be; nothing was changed."""
+
+
+class ChangeRolledBack(TickerMLError):
+    """The kernel tried a change of its plugins and took it back; exit code 4."""

@@ -29,17 +29,17 @@ class Flow:
     """Watches the consumers' positions."""
 
     def __init__(self) -> None:
-        self._is_paused = False
+        self.is_paused = False  # whether sources at full speed wait
         self._marker = 0
 
     def pace(self, seq: int, consumers: Sequence[Host]) -> Pacing | None:
         """Return what to tell sources at full speed, when *seq* is the head."""
         behind = seq - min((host.position for host in consumers), default=seq)
-        if not self._is_paused and behind > PAUSE_BEHIND:
-            self._is_paused = True
+        if not self.is_paused and behind > PAUSE_BEHIND:
+            self.is_paused = True
             return Pacing.PAUSE
-        if self._is_paused and behind < PROCEED_BEHIND:
-            self._is_paused = False
+        if self.is_paused and behind < PROCEED_BEHIND:
+            self.is_paused = False
             return Pacing.PROCEED
         return None
 

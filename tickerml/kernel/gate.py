@@ -147,6 +147,11 @@ class Gate:
         elif failure.plugin in self._vital:
             self._halt(failure.plugin, f"the {failure.kind} failed: {failure.error}")
 
+    def on_host_started(self, started: m.HostStarted) -> None:
+        """A rule that was set aside is there again; one that is not answers nothing, which is a no too."""
+        state = self._state
+        state.failed_rules = [rule for rule in state.failed_rules if rule not in started.components]
+
     def _halt(self, source: str, reason: str) -> None:
         state = self._state
         if state.is_halted:

@@ -15,24 +15,25 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import structlog
 import zmq
 
-from . import codec, control, limits, log
+from . import codec, control, limits, log, secret
 from .consumer import Consumer
 from .control import Role
 from .errors import ConfigError, HandshakeRefused, StoreError, TickerMLError
-from .hookspecs import PageSpec
+from .hookspecs import SHAPES
 from .journal import JournalReader
 from .machine import BURST, Builder
 from .source import Source
 from .supervisor import LIVENESS
 from .units import NS_PER_MS, NS_PER_S
 
+SERVES_S = 2.0  # after which a page that says nothing is taken to serve
 HIGH_WATER = 20_000  # runs or bursts in one socket: beyond it the bus drops, and the outlet waits
 
 logger = structlog.get_logger()
@@ -194,18 +195,31 @@ async def _read(machine: Source, plugin: str, feed: Any) -> None:
 class PageContext:
     """What a page may know: where its kernel is, and when to stop."""
 
-    def __init__(self, plugin: str, welcome: control.Welcome) -> None:
+    def __init__(self, plugin: str, welcome: control.Welcome, serves: Callable[[], None]) -> None:
         self.plugin = plugin
         self.home = Path(welcome.home)
         self.profile = welcome.profile
         self.run_dir = Path(welcome.run_dir)
         self.data_dir = Path(welcome.home) / plugin
         self.log = logger.bind(plugin=plugin)
+        self._serves = serves
+        (planned,) = (each for each in welcome.plugins if each.id == plugin)
+        self._secrets = secret.read(planned.secrets)
         self._limit_s = LIVENESS * welcome.settings.heartbeat_s
         self._alive_at = 0.0
 
+    def secret(self, name: str) -> str:
+        """
+        Return the value of the secret *name*.
+
+        Raises: PluginContractError: it was not granted, or is not set.
+        """
+        return secret.value_of(name, self._secrets, self.plugin)
+
     def alive(self) -> None:
         """Say that the page answers; one that has said so once is dead when it stops to."""
+        if not self._alive_at:
+            self._serves()
         self._alive_at = time.monotonic()
 
     @property
@@ -219,24 +233,27 @@ def run_page(link: Link) -> None:
     welcome = link.welcome
     builder = Builder(welcome)
     link.ask(builder.presentation(link.host), control.Admitted)
-    link.send(control.Ready(link.host, Role.PAGE))
     if not builder.loaded:
         raise ConfigError(next(iter(builder.failed.values()))[1])
     (spec, options), *_ = builder.loaded
-    context = PageContext(spec.id, welcome)
+    serves = threading.Event()
+    context = PageContext(spec.id, welcome, serves.set)
     # A thread keeps in touch with the kernel.
-    threading.Thread(target=_listen, args=[link, context], daemon=True).start()
+    threading.Thread(target=_listen, args=[link, builder, context, serves], daemon=True).start()
     spec.factory(context, options)
 
 
-def _listen(link: Link, context: PageContext) -> None:
+def _listen(link: Link, builder: Builder, context: PageContext, serves: threading.Event) -> None:
+    began, is_ready = time.monotonic(), False
     try:
         while True:
-            if link.control.poll(int(link.welcome.settings.heartbeat_s * 250)) and any(
-                isinstance(command, control.Stop) for command in link.commands()
-            ):
+            if link.control.poll(int(link.welcome.settings.heartbeat_s * 250)) and not _obey(link, builder):
                 break
             link.check_parent()
+            # A page that never says that it serves is taken to, after a while.
+            if not is_ready and (serves.is_set() or time.monotonic() - began > SERVES_S):
+                is_ready = True
+                link.send(control.Ready(link.host, Role.PAGE))
             if context.is_alive:
                 link.send(control.Beat(link.host, []))
     except Stopped:
@@ -244,11 +261,22 @@ def _listen(link: Link, context: PageContext) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _obey(link: Link, builder: Builder) -> bool:
+    """Hear the kernel; False when the page is to stop."""
+    for command in link.commands():
+        if isinstance(command, control.Stop):
+            return False
+        if isinstance(command, control.DiagnosticsRequest):
+            facts = builder.observers.diagnostics(command.plugin)
+            link.send(control.Diagnosis(command.plugin, facts))
+    return True
+
+
 def _run(link: Link) -> None:
-    kinds = {plugin.kind for plugin in link.greet().plugins}
-    if kinds == {"exchange"}:
+    shapes = {SHAPES[plugin.kind] for plugin in link.greet().plugins}
+    if shapes == {"source"}:
         asyncio.run(run_source(link))
-    elif kinds == {PageSpec.KIND}:
+    elif shapes == {"page"}:
         run_page(link)
     else:
         run_consumer(link)

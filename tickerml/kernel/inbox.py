@@ -49,15 +49,19 @@ class Inbox:
         """
         self.position = position
         self.tseq: dict[bytes, int] = dict(tseq or {})
-        self._prefixes = tuple(prefixes)
+        self.prefixes = tuple(prefixes)  # the subscriptions
         self._own = frozenset(own)
-        self._kinds = [number for number, kind in enumerate(_KINDS) if kind.startswith(self._prefixes)]
+        self._kinds = [number for number, kind in enumerate(_KINDS) if kind.startswith(self.prefixes)]
         self._counts = [0] * len(_KINDS)
         for topic, count in self.tseq.items():
             self._counts[_kind_of(topic)] += count
         self._due_seq = 0  # at this seq refill() must have given
         self._due: dict[bytes, int] = {}  # these counts
         self.gaps = 0
+
+    def own(self, origins: Collection[int]) -> None:
+        """From now on the messages of these origins are our own."""
+        self._own = frozenset(origins)
 
     def receive(self, raw: bytes) -> codec.Frame | Missing | None:
         """
@@ -111,7 +115,7 @@ class Inbox:
         Returns: None where nothing is missing, and then *seq* is the position; or what is.
         Raises: StoreError: what is missing lies before what has been taken already.
         """
-        known, prefixes = self.tseq, self._prefixes
+        known, prefixes = self.tseq, self.prefixes
         due = {
             topic: count
             for topic, count in counts.items()
@@ -141,7 +145,7 @@ class Inbox:
                 "jump to the head, or begin again from a checkpoint"
             )
         taken = None
-        if not raw.startswith(self._prefixes):
+        if not raw.startswith(self.prefixes):
             self.position = seq
         else:
             frame = codec.unpack(raw)

@@ -13,27 +13,38 @@ replay, which all run this class, agree byte for byte.
 
 A component that raises is set aside: what that handler published is dropped, a
 PluginFailed goes out in its name, and the others go on.
+
+A sink is given its alerts here: behind each that it has taken the bus publishes
+AlertSent in its name. After a crash, when what came since the checkpoint is handled
+again, an alert whose AlertSent is in the order already is not sent again. One that was
+sent just before the crash, and whose AlertSent was not heard of, is: at least once.
 """
 
 import hashlib
 import heapq
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 
-from . import codec
+from . import codec, secret
 from . import messages as m
+from .alerts import ALERTING, alert_of
 from .book import OrderBook
 from .clock import Clock, EventClock, WallClock
+from .enums import Severity
 from .errors import CodecError, PluginContractError, StateRefused
-from .hookspecs import PluginSpec, Timer
+from .hookspecs import PluginSpec, SinkSpec, Timer
 
 #: Called with (plugin, n, cause, message) for every output, in order.
 OutputSink = Callable[[str, int, int, m.Message], None]
+
+#: Called with (plugin, n, cause): whether that output is in the order already.
+IsSaid = Callable[[str, int, int], bool]
 
 logger = structlog.get_logger()
 
@@ -69,6 +80,9 @@ class BusState(msgspec.Struct, frozen=True, array_like=True):
     components: list[_ComponentState]
 
 
+_decode_state = msgspec.msgpack.Decoder(BusState).decode
+
+
 class _Slot:
     """One component's place on the bus; it is also the Context its component was built with."""
 
@@ -76,26 +90,33 @@ class _Slot:
         "_bus",
         "_cause",
         "_n",
+        "_secrets",
         "allowed",
         "component",
         "data_dir",
+        "has_past",
         "log",
         "outbox",
         "plugin",
+        "since",
         "spec",
     )
 
-    def __init__(self, bus: "LocalBus", spec: PluginSpec, data_dir: Path) -> None:
+    def __init__(self, bus: "LocalBus", spec: PluginSpec, data_dir: Path, secrets: Mapping[str, str]) -> None:
         self._bus = bus
+        self._secrets = secrets
         self._cause = -1
         self._n = 0
         self.spec = spec
         self.plugin = spec.id
         self.data_dir = data_dir
-        self.allowed = frozenset(spec.publishes)
+        # What a sink publishes the bus says in its name.
+        self.allowed = frozenset(() if isinstance(spec, SinkSpec) else spec.publishes)
         self.log = structlog.get_logger().bind(plugin=spec.id)
         self.outbox: list[tuple[_Slot, m.Message]] = []
         self.component: Any = None
+        self.has_past = False  # whether it has a state that was restored
+        self.since = 0  # no alert is sent of what happened before, ns UTC
 
     @property
     def clock(self) -> Clock:
@@ -104,6 +125,12 @@ class _Slot:
     @property
     def started_ns(self) -> int:
         return self._bus.started_ns
+
+    def secret(self, name: str) -> str:
+        return secret.value_of(name, self._secrets, self.plugin)
+
+    def wants(self, cls: type[m.Message]) -> bool:
+        return self.spec.subscribes is None or cls.__name__ in self.spec.subscribes
 
     def publish(self, message: m.Message) -> None:
         if type(message) not in self.allowed:
@@ -132,10 +159,13 @@ class _Slot:
 
     def number(self, cause: int) -> int:
         """Return how many outputs this component had for *cause*, and count one more."""
-        if cause != self._cause:
-            self._cause, self._n = cause, 0
-        self._n += 1
+        self._n = self.count(cause) + 1
+        self._cause = cause
         return self._n - 1
+
+    def count(self, cause: int) -> int:
+        """Return how many outputs this component had for *cause*."""
+        return self._n if cause == self._cause else 0
 
 
 class LocalBus:
@@ -149,6 +179,7 @@ class LocalBus:
         started_ns: int = 0,
         seed: int = 0,
         data_dir: Path = Path(),
+        is_said: IsSaid | None = None,
     ) -> None:
         """
         Args:
@@ -157,13 +188,18 @@ class LocalBus:
             started_ns: when the run began, ns UTC.
             seed: of the run; every random number is a function of it.
             data_dir: where each plugin gets a directory of its own.
+            is_said: whether an output is in the order already, or need not reach the world: no alert
+                is sent for it then. By default none is.
         """
         self.clock = clock or EventClock()
         self.started_ns = started_ns
         self.seed = seed
         self.instruments: dict[tuple[str, str], m.Instrument] = {}
         self.failed: set[str] = set()
+        self.failures: dict[str, str] = {}  # "stage: error" of those that failed here, not before a restore
         self._on_output = on_output
+        self._is_said = is_said or (lambda plugin, n, cause: False)
+        self._cause = 0  # the number of the input being handled
         self._data_dir = data_dir
         self._strays = False  # whether a failure outside of a dispatch waits to be published
         self._slots: dict[str, _Slot] = {}
@@ -176,16 +212,18 @@ class LocalBus:
 
     # --- Building -----------------------------------------------------------------------------
 
-    def add(self, spec: PluginSpec, options: Any) -> Any:
+    def add(self, spec: PluginSpec, options: Any, secrets: Mapping[str, str] | None = None) -> Any:
         """
         Build *spec*'s component and give it its place.
 
+        Args:
+            secrets: the values of those that it is granted, by name.
         Raises: PluginContractError: it publishes what its kind may not. Whatever its constructor raises.
         """
         if extra := set(spec.publishes) - set(spec.MAY_PUBLISH):
             names = ", ".join(sorted(cls.__name__ for cls in extra))
             raise PluginContractError(spec.id, f"a {spec.KIND} may not publish {names}")
-        slot = _Slot(self, spec, self._data_dir / spec.id)
+        slot = _Slot(self, spec, self._data_dir / spec.id, secrets or {})
         slot.component = spec.factory(slot, options)
         self._slots[spec.id] = slot
         self._bind()
@@ -199,7 +237,12 @@ class LocalBus:
         self._handlers = {}
         for cls in m.message_types():
             name = handler_name(cls)
-            bound = [(slot, getattr(slot.component, name)) for slot in order if hasattr(slot.component, name)]
+            bound: list[tuple[_Slot, Callable[[Any], None]]] = []
+            for slot in [each for each in order if each.wants(cls)]:
+                if hasattr(slot.component, name):
+                    bound.append((slot, getattr(slot.component, name)))
+                if isinstance(slot.spec, SinkSpec) and cls in ALERTING:
+                    bound.append((slot, partial(self._alert, slot, slot.spec)))
             if bound:
                 self._handlers[cls] = bound
         self._wanted = frozenset(self._handlers) | frozenset(_KEEPERS) | {m.TimeTick}
@@ -229,6 +272,7 @@ class LocalBus:
         """
         if type(message) not in self._wanted:
             return
+        self._cause = cause
         if self._strays:
             self._strays = False
             self._run(self._take(list(self._slots.values())), cause)
@@ -301,6 +345,26 @@ class LocalBus:
                 slot.outbox.clear()
         return taken
 
+    def hush(self, before_ns: int, known: Container[str]) -> None:
+        """
+        Have sinks that are new here, with no restored state and not in *known*, send nothing of the past.
+
+        A host that is new to a run takes the run from its beginning; people have no use for that.
+        """
+        for slot in self._slots.values():
+            if not slot.has_past and slot.plugin not in known:
+                slot.since = before_ns
+
+    def _alert(self, slot: _Slot, spec: SinkSpec, message: m.Message) -> None:
+        """Have the sink of *slot* send what *message* is worth to it, and say so, once."""
+        alert = alert_of(message, self.instruments)
+        least: Severity = getattr(slot.component, "min_severity", spec.min_severity)
+        if alert is None or alert.severity.rank < least.rank or alert.ts < slot.since:
+            return
+        if not self._is_said(slot.plugin, slot.count(self._cause) + len(slot.outbox), self._cause):
+            slot.component.emit(alert)
+        slot.outbox.append((slot, m.AlertSent(self.clock.now(), slot.plugin, alert.severity, alert.key)))
+
     def fail(self, plugin: str, stage: str, error: Exception) -> None:
         """Set *plugin* aside: what it was publishing is dropped, and PluginFailed says why."""
         slot = self._slots[plugin]
@@ -310,6 +374,7 @@ class LocalBus:
         self._bind()
         self._strays = True
         text = f"{type(error).__name__}: {error}"
+        self.failures[plugin] = f"{stage}: {text}"
         slot.outbox.append((slot, m.PluginFailed(self.clock.now(), plugin, slot.spec.KIND, stage, text)))
 
     # --- What components ask for --------------------------------------------------------------
@@ -383,15 +448,15 @@ class LocalBus:
     def restore(self, data: bytes, revived: Iterable[str] = ()) -> None:
         """
         Continue from the bytes of snapshot(). Components that are new since then start empty; one
-        that had failed stays set aside.
+        that had failed stays set aside. One that cannot take its state is set aside now: see failures.
 
         Args:
             revived: plugins that begin anew whatever had become of them.
 
-        Raises: StateRefused: not such bytes, or a component cannot take its state.
+        Raises: StateRefused: not such bytes.
         """
         try:
-            state = msgspec.msgpack.decode(data, type=BusState)
+            state = _decode_state(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise StateRefused(
                 "kernel", f"expected a host's state, was {len(data)} bytes of something else: {error}"
@@ -412,14 +477,29 @@ class LocalBus:
             if (slot := self._slots.get(saved.plugin)) is None:
                 continue
             try:
-                if not slot.spec.state_version - 1 <= saved.version <= slot.spec.state_version:
-                    raise StateRefused(
-                        saved.plugin,
-                        f"cannot take state version {saved.version}, only {slot.spec.state_version}",
-                    )
-                slot.component.restore(saved.state)
+                slot.component.restore(_state_for(slot, saved))
+                slot.has_past = True
             except Exception as error:
                 self.fail(saved.plugin, "restore", error)
+
+
+def _state_for(slot: _Slot, saved: _ComponentState) -> bytes:
+    """
+    Return *saved* as this version of its component takes it.
+
+    Raises: StateRefused: it does not. Whatever its migrate() raises.
+    """
+    wanted = slot.spec.state_version
+    if saved.version == wanted:
+        return saved.state
+    if saved.version == wanted - 1 and hasattr(slot.component, "migrate"):
+        migrated: bytes = slot.component.migrate(saved.state, saved.version)
+        return migrated
+    raise StateRefused(
+        saved.plugin,
+        f"cannot take state version {saved.version}, only {wanted}"
+        + (", and has no migrate() for the one before" if saved.version == wanted - 1 else ""),
+    )
 
 
 _KEEPERS: dict[type[m.Message], Callable[[LocalBus, Any], None]] = {

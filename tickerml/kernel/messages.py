@@ -13,66 +13,22 @@ Fields are only ever appended, with a default, so an old reader understands a ne
 writer and the other way round.
 """
 
-import enum
 import sys
 from array import array
 from collections.abc import Iterable
 
 import msgspec
 
+from .enums import BookState as BookState
+from .enums import Liquidity as Liquidity
+from .enums import OrderType as OrderType
+from .enums import Severity as Severity
+from .enums import Side as Side
+from .enums import TimeInForce as TimeInForce
+from .enums import TradingState as TradingState
+
 if sys.byteorder != "little":  # pragma: no cover - every supported machine is little-endian
     raise ImportError("TickerML packs book levels in the machine's byte order and needs a little-endian one")
-
-
-class Side(enum.IntEnum):
-    """A direction; its value is the sign it gives a quantity."""
-
-    BUY = 1
-    SELL = -1
-
-    @property
-    def opposite(self) -> "Side":
-        """The other side."""
-        return Side(-self)
-
-
-class OrderType(enum.StrEnum):
-    """How an order asks for its price."""
-
-    LIMIT = "limit"
-    MARKET = "market"
-
-
-class TimeInForce(enum.StrEnum):
-    """How long an order may wait: until canceled, not at all, or only as a maker."""
-
-    GTC = "gtc"
-    IOC = "ioc"
-    FOK = "fok"
-    POST_ONLY = "post_only"
-
-
-class Liquidity(enum.StrEnum):
-    """Whether a fill waited in the book or took from it."""
-
-    MAKER = "maker"
-    TAKER = "taker"
-
-
-class BookState(enum.StrEnum):
-    """Whether a book may be believed; nothing fills on one that is not VALID."""
-
-    VALID = "valid"
-    STALE = "stale"
-    RESYNCING = "resyncing"
-
-
-class TradingState(enum.StrEnum):
-    """ACTIVE, only orders that shrink (REDUCING), or no new orders (HALTED)."""
-
-    ACTIVE = "active"
-    REDUCING = "reducing"
-    HALTED = "halted"
 
 
 def pack_levels(levels: Iterable[tuple[int, int]]) -> bytes:
@@ -267,6 +223,37 @@ class FeatureVector(Message, frozen=True):
     def unpack(self) -> list[float]:
         """Return the values in the order of the feature set's columns."""
         return array("d", self.values).tolist()
+
+
+# --- News, and what is learned ---------------------------------------------------------------------
+
+
+class NewsItem(Message, frozen=True):
+    """Something a news source says; ts_event is when it was published, id the source's own."""
+
+    ts_event: int
+    source: str
+    id: str
+    title: str
+    url: str = ""
+    text: str = ""
+
+
+class TrainingReported(Message, frozen=True):
+    """A trainer's step, counted from 1, and its figures by name."""
+
+    trainer: str
+    step: int
+    metrics: dict[str, float]
+
+
+class ModelTrained(Message, frozen=True):
+    """A training has ended with the file *path*, whose bytes have this sha256."""
+
+    trainer: str
+    path: str
+    sha256: str
+    metrics: dict[str, float]
 
 
 # --- An order's life: initialized, denied | submitted, accepted | rejected, filled | canceled | expired
@@ -553,6 +540,31 @@ class PluginChanged(Message, frozen=True):
 
     plugin: str
     is_enabled: bool
+
+
+class SwapStarted(Message, frozen=True):
+    """A new process of *host* is being prepared with these versions by plugin; the old one goes on."""
+
+    host: str
+    plugins: dict[str, str]
+    reason: str
+
+
+class SwapEnded(Message, frozen=True):
+    """A swap of *host* is over: outcome is "permanent" or "rolled back", step how far it had come."""
+
+    host: str
+    outcome: str
+    step: str
+    reason: str
+
+
+class AlertSent(Message, frozen=True):
+    """A sink took the alert *key*; the bus says so in the sink's name, and it is not sent again."""
+
+    sink: str
+    severity: Severity
+    key: str
 
 
 class Sync(Message, frozen=True):

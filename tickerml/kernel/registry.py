@@ -1,22 +1,29 @@
 """
-Finding plugins and loading them: one door, for ours and for strangers'.
+Loading plugins: one door, for ours and for strangers'.
 
-Finding reads the installed distributions' entry points and imports nothing, so it
-works with every plugin broken. Loading imports one module, hands it to pluggy and
-asks it for its one spec; whatever goes wrong is a PluginError that names it.
+Loading imports one module, hands it to pluggy and asks it for its one spec; whatever goes
+wrong is a PluginError that names it. What there is to load, the catalog knows.
 """
 
-import importlib
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pluggy
+import structlog
 
-from .config import PluginPlan, convert
-from .errors import ConfigError, PluginContractError, PluginLoadError, PluginNotFound
-from .hookspecs import ENTRY_POINTS, HOOKS, PROJECT, Options, PluginSpec, TickerMLSpecs
+from .convert import convert
+from .errors import PluginContractError, PluginLoadError, PluginNotFound
+from .hookspecs import API_VERSION, ENTRY_POINTS, HOOKS, PROJECT, Options, PluginSpec, TickerMLSpecs
+from .plans import PluginPlan
+
+logger = structlog.get_logger()
+
+_SINGLE_FILE = "tickerml_plugin_"  # before the name that a single file's module is known by
 
 
 def installed() -> dict[str, EntryPoint]:
@@ -24,22 +31,16 @@ def installed() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda e: e.name)}
 
 
-def load(plugin: str, module: str = "") -> PluginSpec:
+def load(plugin: str, module: str = "", paths: Sequence[str] = ()) -> PluginSpec:
     """
     Import *plugin* and return its spec.
 
     Args:
-        module: a dotted module path to load instead of the installed entry point.
+        module: a dotted path, or the path of a single file, to load instead of the installed entry point.
+        paths: folders that are put in front of sys.path.
     Raises: PluginNotFound, PluginLoadError, PluginContractError.
     """
-    found = _load_module(plugin, module)
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(TickerMLSpecs)
-    try:
-        manager.register(found, name=plugin)
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        raise PluginContractError(plugin, str(error)) from error
+    manager = register(plugin, import_plugin(plugin, module, paths))
     specs: list[PluginSpec] = []
     for name, expected in HOOKS.items():
         hook: Callable[[], Iterable[Iterable[PluginSpec]]] = getattr(manager.hook, name)
@@ -59,40 +60,107 @@ def load(plugin: str, module: str = "") -> PluginSpec:
     return specs[0]
 
 
-def _load_module(plugin: str, module: str) -> Any:
+def register(plugin: str, module: Any) -> pluggy.PluginManager:
+    """
+    Return a manager that calls the hooks of *plugin*.
+
+    Raises: PluginContractError: it implements a hook that there is not, or not as it is.
+    """
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(TickerMLSpecs)
+    try:
+        manager.register(module, name=plugin)
+    except pluggy.PluginValidationError as error:
+        raise PluginContractError(plugin, str(error)) from error
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginContractError(
+            plugin,
+            f"{error}: API {API_VERSION} does not have it; it is misspelt, or of a newer API: "
+            "then say so in the manifest's `api`, and upgrade tickerml",
+        ) from error
+    return manager
+
+
+def import_plugin(plugin: str, module: str = "", paths: Sequence[str] = ()) -> Any:
+    """
+    Import what *plugin* names and return it; the arguments are those of load().
+
+    Raises: PluginNotFound, PluginLoadError.
+    """
     if not module and plugin not in installed():
         raise PluginNotFound(
             plugin, "no installed package offers this plugin; install it, or take it out of plugins.toml"
         )
+    sys.path[:0] = [path for path in paths if path not in sys.path]
     try:
-        return importlib.import_module(module) if module else installed()[plugin].load()
+        if module.endswith(".py"):
+            return _import_file(Path(module))
+        return EntryPoint(plugin, module, ENTRY_POINTS).load() if module else installed()[plugin].load()
     except (Exception, SystemExit) as error:
         raise PluginLoadError(plugin, f"import raised {type(error).__name__}: {error}") from error
+
+
+def _import_file(path: Path) -> Any:
+    """Import a single file under a name of its own, so that it hides no other module."""
+    name = _SINGLE_FILE + path.stem
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def load_planned(planned: PluginPlan, config: str) -> tuple[PluginSpec, Options]:
     """
     Return the spec and the checked options of a plugin in a plan.
 
-    The spec's publishes are cut to what plugins.toml allows.
+    What it publishes and is given is cut to what the plan leaves it.
 
-    Raises: PluginError; ConfigError: an option the plugin does not take, or a type it does not publish.
+    Raises: PluginError: it is blocked, does not load, or is not what its manifest says. ConfigError: an
+        option that the plugin does not take.
     """
-    spec = load(planned.id, planned.module)
-    if planned.kind != spec.KIND:
-        raise PluginContractError(
-            planned.id,
-            f"plugins.toml says its kind is {planned.kind!r}, the plugin says {spec.KIND!r}; "
-            "change the former",
-        )
+    if planned.blocked:
+        raise PluginLoadError(planned.id, planned.blocked)
+    spec = load(planned.id, planned.module, tuple(planned.paths))
+    _check_manifest(planned, spec)
+    for warning in planned.warnings:
+        logger.warning("plugin.warned", plugin=planned.id, warning=warning)
     options = convert(planned.options, spec.options, f"{config}: plugin.{planned.id}.options")
     if planned.publishes is not None:
-        declared = [cls.__name__ for cls in spec.publishes]
-        if unknown := [name for name in planned.publishes if name not in declared]:
-            raise ConfigError(
-                f"{config}: plugin.{planned.id}.publishes: expected some of what the plugin declares "
-                f"({', '.join(declared) or 'nothing'}), was {unknown[0]!r}"
-            )
         allowed = tuple(cls for cls in spec.publishes if cls.__name__ in planned.publishes)
         spec = msgspec.structs.replace(spec, publishes=allowed)
+    if planned.subscribes is not None:
+        spec = msgspec.structs.replace(spec, subscribes=tuple(planned.subscribes))
     return spec, options
+
+
+def _check_manifest(planned: PluginPlan, spec: PluginSpec) -> None:
+    """
+    Raises: PluginContractError: *spec* is not what the manifest of the plugin says.
+    """
+    if planned.kind != spec.KIND:
+        raise PluginContractError(
+            planned.id, f"its manifest says its kind is {planned.kind!r}, its spec says {spec.KIND!r}"
+        )
+    if planned.state_version not in (0, spec.state_version):
+        raise PluginContractError(
+            planned.id,
+            f"its manifest says its state_version is {planned.state_version}, its spec says "
+            f"{spec.state_version}",
+        )
+    names = [cls.__name__ for cls in spec.publishes]
+    if extra := [
+        name for name in names if name not in (names if planned.declares is None else planned.declares)
+    ]:
+        raise PluginContractError(
+            planned.id, f"its spec publishes {', '.join(extra)}, which its manifest does not name"
+        )

@@ -4,23 +4,27 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, TextIO
 
-from .config import PluginPlan
+from .lifecycle import NOTHING_SEEN, Sighting, state_of
+from .plans import PluginPlan
 from .supervisor import Host, HostPhase
 from .units import NS_PER_S
 
 _NOT_SHOWN = ("notice", "plugin", "level", "timestamp")
 
 
-def host_row(host: Host, lag: int, behind_ns: int = 0, memory_mb: float = 0.0) -> dict[str, Any]:
+def host_row(
+    host: Host, lag: int, behind_ns: int = 0, memory_mb: float = 0.0, cpu_s: float = 0.0
+) -> dict[str, Any]:
     """
     Return what there is to say of one host.
 
     Args:
         lag: how many messages it is behind.
         behind_ns: how long ago the first that it has not taken was stamped.
+        cpu_s: processor time that its process has used.
     """
     return {
         "host": host.name,
@@ -30,21 +34,42 @@ def host_row(host: Host, lag: int, behind_ns: int = 0, memory_mb: float = 0.0) -
         "lag": lag,
         "lag_s": round(behind_ns / NS_PER_S, 3),
         "rss_mb": memory_mb,
+        "cpu_s": round(cpu_s, 3),
         "reason": host.reason,
     }
 
 
-def plugin_row(entry: PluginPlan, host: Host | None, failed: dict[str, str]) -> dict[str, Any]:
-    """Return what there is to say of one plugin; *failed* are those its host had to set aside."""
-    if not entry.enabled:
-        state, reason = "disabled", ""
-    elif entry.id in failed:
-        state, reason = "failed", failed[entry.id]
-    elif host is None:
-        state, reason = "stopped", ""
-    else:
-        state, reason = "active" if host.phase is HostPhase.READY else host.phase.value, host.reason
-    return {"id": entry.id, "kind": entry.kind, "host": entry.host, "state": state, "reason": reason}
+def plugin_row(
+    entry: PluginPlan,
+    host: Host | None,
+    seen: Sighting = NOTHING_SEEN,
+    *,
+    now: int = 0,
+    waits_for: Collection[str] = (),
+    published: int = 0,
+) -> dict[str, Any]:
+    """
+    Return what there is to say of one plugin.
+
+    Args:
+        published: how many of its messages got their place in this session; the others are those of
+            lifecycle.state_of().
+    """
+    state, reason = state_of(entry, host, seen, now=now, waits_for=waits_for)
+    return {
+        "id": entry.id,
+        "kind": entry.kind,
+        "version": entry.version,
+        "host": entry.host,
+        "pid": host.pid if host and entry.will_run else 0,
+        "state": state.value,
+        "reason": reason,
+        "enabled": entry.enabled,
+        "published": published,
+        "publishes": entry.publishes or [],
+        "secrets": entry.secrets,
+        "warnings": entry.warnings,
+    }
 
 
 def list_problems(summary: dict[str, Any], hosts: Iterable[Host], failure: str) -> list[str]:

@@ -48,12 +48,13 @@ class SequencerState(msgspec.Struct, array_like=True):
 class _Origin:
     """One component's place: its epoch, what it may say, and what it said last."""
 
-    __slots__ = ("allowed", "cause", "epoch", "n", "number")
+    __slots__ = ("allowed", "cause", "epoch", "n", "number", "published")
 
     def __init__(self, number: int, epoch: int, last: tuple[int, int]) -> None:
         self.number = number
         self.epoch = epoch
         self.cause, self.n = last
+        self.published = 0
         self.allowed: dict[bytes, bytes] = {}  # tag of a message type -> the first segment of its topic
 
 
@@ -137,6 +138,10 @@ class Sequencer:
         """Return (cause, n) of the last output of *origin*; (-1, -1) when it has had none."""
         return self._origins[origin].cause, self._origins[origin].n
 
+    def published(self) -> dict[str, int]:
+        """Return how many messages of each component have got their place in this session."""
+        return {self.names[origin.number]: origin.published for origin in self._origins}
+
     # --- The order ----------------------------------------------------------------------------
 
     @property
@@ -184,6 +189,7 @@ class Sequencer:
             if route.is_opened and not self._open(frame[body_at:], route):
                 continue
             origin.cause, origin.n = cause, n
+            origin.published += 1
             self.seq = seq = self.seq + 1
             topic.count = tseq = topic.count + 1
             tail = pack(seq, tseq) + frame[at:]

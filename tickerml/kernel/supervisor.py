@@ -194,6 +194,17 @@ class Supervisor:
             host.ready_at = now
         host.heard(now, None)
 
+    def replaced(self, name: str, pid: int, now: int) -> None:
+        """Another process is *name* now, as ready as the one before it."""
+        host = self.hosts[name]
+        host.pid, host.is_up, host.phase, host.reason = pid, True, HostPhase.READY, ""
+        host.doomed, host.ready_at = "", now
+        host.last_heard = host.progressed_at = now
+
+    def remove(self, name: str) -> None:
+        """*name* is not wanted any longer, and its process is gone or being ended."""
+        self.hosts.pop(name, None)
+
     def unfit(self, name: str, reason: str) -> None:
         """*name* says it can never run as it is configured."""
         host = self.hosts[name]

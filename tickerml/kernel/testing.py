@@ -37,7 +37,8 @@ class Harness:
     Components on a LocalBus, with everything they publish collected in outputs.
 
     Plugins are given as specs or as modules, with their options as keyword dicts
-    by plugin id. with_gate adds the kernel's gate, waiting for the risk rules given.
+    by plugin id, and secrets by name for all of them. with_gate adds the kernel's gate,
+    waiting for the risk rules given.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Harness:
         seed: int = 0,
         started_ns: int = 0,
         data_dir: Path = Path(),
+        secrets: dict[str, str] | None = None,
     ) -> None:
         self.outputs: list[m.Message] = []
         self._inputs = 0
@@ -63,7 +65,8 @@ class Harness:
             vital = [spec.id for spec in specs if spec.KIND in ("simulator", "store")]
             specs.append(gate_spec(rules, vital))
         for spec in specs:
-            self.bus.add(spec, msgspec.convert((options or {}).get(spec.id, {}), spec.options))
+            settings = msgspec.convert((options or {}).get(spec.id, {}), spec.options)
+            self.bus.add(spec, settings, secrets)
 
     def send(self, *messages: m.Message) -> list[m.Message]:
         """Deliver *messages* in order; return what was published because of them."""

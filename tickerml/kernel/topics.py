@@ -51,9 +51,15 @@ KINDS: dict[str, tuple[type[m.Message], ...]] = {
         m.HostStopped,
         m.PluginFailed,
         m.PluginChanged,
+        m.SwapStarted,
+        m.SwapEnded,
     ),
     "sync": (m.Sync,),
     "canary": (m.Canary,),
+    "news": (m.NewsItem,),
+    "training": (m.TrainingReported,),
+    "model": (m.ModelTrained,),
+    "alert": (m.AlertSent,),
 }
 
 KIND_OF: dict[type[m.Message], str] = {cls: kind for kind, classes in KINDS.items() for cls in classes}
@@ -62,7 +68,16 @@ KIND_OF: dict[type[m.Message], str] = {cls: kind for kind, classes in KINDS.item
 DECISION_KINDS = frozenset({"order", "fill", "verdict"})
 
 #: Kinds the journal keeps for good; the others are kept hot for hours and then live on in the tape.
-KEPT_KINDS = DECISION_KINDS | {"markout", "portfolio", "control", "system", "instrument"}
+KEPT_KINDS = DECISION_KINDS | {
+    "markout",
+    "portfolio",
+    "control",
+    "system",
+    "instrument",
+    "news",
+    "model",
+    "alert",
+}
 
 _cache: dict[tuple[str, str, str], bytes] = {}
 

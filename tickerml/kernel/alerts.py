@@ -1,0 +1,153 @@
+"""
+What people are told of: a message that matters, as one line and a severity.
+
+An alert is a function of its message and of what the instrument says, and so is its
+key: every sink is told the same, live and in a replay.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from . import messages as m
+from .enums import Severity
+from .units import Grid
+
+Instruments = Mapping[tuple[str, str], m.Instrument]
+
+_VITAL = ("gate", "risk_rule", "simulator")  # kinds of which one that fails halts trading
+_ASKED = "stopped"  # the reason of an end that somebody asked for
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """
+    Something a person should know.
+
+    ts is when it happened, ns UTC. key names what it is about ("feed/binance"), for grouping what
+    belongs together; title is one line, and text the rest where there is more to say.
+    """
+
+    ts: int
+    severity: Severity
+    key: str
+    title: str
+    text: str = ""
+
+
+def alert_of(message: m.Message, instruments: Instruments) -> Alert | None:
+    """
+    Return what people should be told because of *message*; None where that is nothing.
+
+    Args:
+        instruments: by (exchange, symbol), to say prices and quantities as people do.
+    """
+    told = _TOLD[type(message)](message, instruments) if type(message) in _TOLD else None
+    return Alert(message.ts_recv, *told) if told else None
+
+
+# Each returns (severity, key, title[, text]), or nothing to tell.
+_Told = tuple[Severity, str, str] | tuple[Severity, str, str, str] | None
+
+
+def _halted(halt: m.TradingHalted, _: Instruments) -> _Told:
+    return Severity.CRITICAL, "trading", f"trading is halted by {halt.source}", halt.reason
+
+
+def _resumed(resumed: m.TradingResumed, _: Instruments) -> _Told:
+    return Severity.INFO, "trading", f"trading is active again, by {resumed.source}", resumed.reason
+
+
+def _failed(failure: m.PluginFailed, _: Instruments) -> _Told:
+    severity = Severity.CRITICAL if failure.kind in _VITAL else Severity.ERROR
+    title = f"plugin {failure.plugin} failed at {failure.stage} and was set aside"
+    return severity, f"plugin/{failure.plugin}", title, failure.error
+
+
+def _host_stopped(stopped: m.HostStopped, _: Instruments) -> _Told:
+    key = f"host/{stopped.host}"
+    if stopped.reason == _ASKED:
+        return None
+    if stopped.restart_in_ms < 0:
+        return Severity.CRITICAL, key, f"host {stopped.host} is quarantined", stopped.reason
+    title = f"host {stopped.host} died and is restarted in {stopped.restart_in_ms / 1000:g} s"
+    return Severity.WARNING, key, title, stopped.reason
+
+
+def _feed_lost(lost: m.FeedLost, _: Instruments) -> _Told:
+    return Severity.WARNING, f"feed/{lost.exchange}", f"the feed of {lost.exchange} is lost", lost.reason
+
+
+def _feed_connected(feed: m.FeedConnected, _: Instruments) -> _Told:
+    return Severity.INFO, f"feed/{feed.exchange}", f"the feed of {feed.exchange} is up"
+
+
+def _gap(gap: m.SequenceGap, _: Instruments) -> _Told:
+    title = f"{gap.symbol} on {gap.exchange} skipped an update"
+    text = f"expected {gap.expected}, was {gap.was}; its book is not used until the next snapshot"
+    return Severity.WARNING, f"book/{gap.exchange}/{gap.symbol}", title, text
+
+
+def _stale(stale: m.BookStale, _: Instruments) -> _Told:
+    if not stale.silent_ms:
+        return None  # its source's process has ended, which is told where it matters
+    title = f"the book of {stale.symbol} on {stale.exchange} has gone silent"
+    return Severity.WARNING, f"book/{stale.exchange}/{stale.symbol}", title
+
+
+def _filled(fill: m.OrderFilled, instruments: Instruments) -> _Told:
+    price, quantity = f"{fill.price} ticks", f"{fill.quantity} lots of {fill.symbol}"
+    if instrument := instruments.get((fill.exchange, fill.symbol)):
+        price = f"{Grid(instrument.tick_size).text(fill.price)} {instrument.quote}"
+        quantity = f"{Grid(instrument.lot_size).text(fill.quantity)} {instrument.base}"
+    verb = "bought" if fill.side is m.Side.BUY else "sold"
+    title = f"{fill.strategy} {verb} {quantity} at {price} on {fill.exchange}"
+    return Severity.INFO, f"order/{fill.order_id}/{fill.fill}", title
+
+
+def _rejected(order: m.OrderRejected, _: Instruments) -> _Told:
+    title = f"{order.exchange} rejected an order in {order.symbol}"
+    return Severity.WARNING, f"order/{order.order_id}", title, order.reason
+
+
+def _swap_ended(swap: m.SwapEnded, _: Instruments) -> _Told:
+    key = f"swap/{swap.host}"
+    if swap.outcome == "permanent":
+        return Severity.INFO, key, f"the change of host {swap.host} is permanent", swap.reason
+    title = f"the change of host {swap.host} was rolled back at {swap.step}"
+    return Severity.ERROR, key, title, swap.reason
+
+
+def _kernel_started(kernel: m.KernelStarted, _: Instruments) -> _Told:
+    title = f"the kernel started with profile {kernel.profile}, session {kernel.session}"
+    return Severity.INFO, "kernel", title
+
+
+def _kernel_stopped(kernel: m.KernelStopped, _: Instruments) -> _Told:
+    return Severity.INFO, "kernel", "the kernel stopped", kernel.reason
+
+
+def _model_trained(model: m.ModelTrained, _: Instruments) -> _Told:
+    figures = ", ".join(f"{name} {value:g}" for name, value in sorted(model.metrics.items()))
+    return Severity.INFO, f"model/{model.trainer}", f"{model.trainer} has trained {model.path}", figures
+
+
+_TOLD: dict[type[m.Message], Callable[[Any, Instruments], _Told]] = {
+    m.TradingHalted: _halted,
+    m.TradingResumed: _resumed,
+    m.PluginFailed: _failed,
+    m.HostStopped: _host_stopped,
+    m.FeedLost: _feed_lost,
+    m.FeedConnected: _feed_connected,
+    m.SequenceGap: _gap,
+    m.BookStale: _stale,
+    m.OrderFilled: _filled,
+    m.OrderRejected: _rejected,
+    m.SwapEnded: _swap_ended,
+    m.KernelStarted: _kernel_started,
+    m.KernelStopped: _kernel_stopped,
+    m.ModelTrained: _model_trained,
+}
+
+#: The message types that may be worth an alert.
+ALERTING = tuple(_TOLD)

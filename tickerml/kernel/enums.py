@@ -1,0 +1,68 @@
+"""The words that a message chooses from: sides, order types, states, severities."""
+
+import enum
+
+
+class Side(enum.IntEnum):
+    """A direction; its value is the sign it gives a quantity."""
+
+    BUY = 1
+    SELL = -1
+
+    @property
+    def opposite(self) -> "Side":
+        """The other side."""
+        return Side(-self)
+
+
+class OrderType(enum.StrEnum):
+    """How an order asks for its price."""
+
+    LIMIT = "limit"
+    MARKET = "market"
+
+
+class TimeInForce(enum.StrEnum):
+    """How long an order may wait: until canceled, not at all, or only as a maker."""
+
+    GTC = "gtc"
+    IOC = "ioc"
+    FOK = "fok"
+    POST_ONLY = "post_only"
+
+
+class Liquidity(enum.StrEnum):
+    """Whether a fill waited in the book or took from it."""
+
+    MAKER = "maker"
+    TAKER = "taker"
+
+
+class BookState(enum.StrEnum):
+    """Whether a book may be believed; nothing fills on one that is not VALID."""
+
+    VALID = "valid"
+    STALE = "stale"
+    RESYNCING = "resyncing"
+
+
+class TradingState(enum.StrEnum):
+    """ACTIVE, only orders that shrink (REDUCING), or no new orders (HALTED)."""
+
+    ACTIVE = "active"
+    REDUCING = "reducing"
+    HALTED = "halted"
+
+
+class Severity(enum.StrEnum):
+    """How much an alert matters: for the record, look when convenient, look today, look now."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    CRITICAL = "critical"
+
+    @property
+    def rank(self) -> int:
+        """0 for INFO to 3 for CRITICAL, for comparing."""
+        return list(Severity).index(self)
