@@ -15,7 +15,22 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from tickerml.kernel import admission, codec, inlet, journal, machine, outlet, records, runs, sequencer
+from tickerml.kernel import (
+    admission,
+    changes,
+    codec,
+    consumer,
+    floor,
+    inlet,
+    journal,
+    machine,
+    outlet,
+    records,
+    runs,
+    sequencer,
+    source,
+    swap,
+)
 from tickerml.kernel import control as control_messages
 from tickerml.kernel.gate import Gate
 from tickerml.kernel.inbox import Inbox, Missing
@@ -289,6 +304,154 @@ def forgotten_outputs(patches: Patches) -> None:
     patches.set(runs, "roll_forward", make)
 
 
+# --- In a swap ------------------------------------------------------------------------------------
+
+
+def no_fence(patches: Patches) -> None:
+    """The epoch of the one before is not past when another takes over."""
+
+    def make(admit):
+        def admit_again(self, process, present):
+            origins = self._kernel.sequencer._origins
+            before = [origin.epoch for origin in origins]
+            admitted = admit(self, process, present)
+            for origin, epoch in zip(origins, before, strict=False):
+                origin.epoch = epoch
+            epochs = {name: origins[number].epoch for name, number in admitted.origins.items()}
+            return msgspec.structs.replace(admitted, epochs=epochs)
+
+        return admit_again
+
+    patches.set(floor.Floor, "admit", make)
+
+
+def state_said_to_be_later(patches: Patches) -> None:
+    """The state that is handed over says that it stands one message later than it does."""
+
+    def make(hand_over):
+        def hand_over_ahead(self, number, position, state):
+            hand_over(self, number, position + 1, state)
+
+        return hand_over_ahead
+
+    patches.set(machine.Machine, "_hand_over", make)
+
+
+def state_before_the_last_input(patches: Patches) -> None:
+    """Who goes on from a state forgets the first message behind it."""
+
+    def make(take_over):
+        def take_over_late(self, message):
+            take_over(self, message)
+            self._state_at += 1
+
+        return take_over_late
+
+    patches.set(consumer.Consumer, "_take_over", make)
+
+
+def nothing_held(patches: Patches) -> None:
+    """One who stands by does not keep what it hears."""
+    patches.set(consumer.Consumer, "_hold", lambda hold: lambda self, frame: None)
+
+
+def forgotten_on_resuming(patches: Patches) -> None:
+    """One who goes on because nobody has taken over does not go back to what came meanwhile."""
+
+    def make(hear):
+        def hear_and_forget(self, message):
+            hear(self, message)
+            if isinstance(message, control_messages.Resume) and not self._is_aside:
+                self._held_frames.clear()
+                self._held_since = self._state_at = self._inbox.position
+
+        return hear_and_forget
+
+    patches.set(consumer.Consumer, "on_control", make)
+
+
+def eaten_by_the_shadow(patches: Patches) -> None:
+    """What a shadow has handled is taken for held still."""
+
+    def make(go_on):
+        def go_on_as_if_held(self):
+            since = self._held_since
+            go_on(self)
+            if self._comparison is not None:
+                self._held_since = since
+
+        return go_on_as_if_held
+
+    patches.set(consumer.Consumer, "_go_on", make)
+
+
+def states_of_two_versions(patches: Patches) -> None:
+    """What is on trial writes checkpoints that the one before it cannot read."""
+    patches.set(changes.Changes, "withholds", lambda withholds: lambda self, host, writer, plan: False)
+
+
+def state_not_stored(patches: Patches) -> None:
+    """The state that another process goes on from is not put into the journal."""
+    patches.set(floor.Floor, "add_checkpoint", lambda add: lambda self, checkpoint: None)
+
+
+def failure_on_trial_published(patches: Patches) -> None:
+    """A plugin that raises on trial is set aside, and the world is told, before the other goes on."""
+
+    patches.set(machine.Machine, "_fail_on_trial", lambda fail: lambda self, why: None)
+
+
+def place_not_free(patches: Patches) -> None:
+    """A candidate is started in the place of a process that has not left it yet."""
+    patches.set(floor.Floor, "is_there", lambda is_there: lambda self, process: False)
+
+
+def waiting_event_lost(patches: Patches) -> None:
+    """An event that waits for its time when its source is replaced is not handed over."""
+
+    def make(state_of):
+        def state_without(self):
+            state = state_of(self)
+            return msgspec.structs.replace(state, pulled={}) if self._players else state
+
+        return state_without
+
+    patches.set(source.Source, "_state", make)
+
+
+def plan_kept_after_all(patches: Patches) -> None:
+    """After a change was rolled back, what was to run runs on in the plan."""
+
+    def make(fail):
+        def fail_halfway(self, change, reason, now):
+            old, change.old = change.old, change.new
+            try:
+                fail(self, change, reason, now)
+            finally:
+                change.old = old
+
+        return fail_halfway
+
+    patches.set(changes.Changes, "_fail", make)
+
+
+def one_too_many(patches: Patches) -> None:
+    """Nobody asks the process that was replaced to leave, or sees to it that it does."""
+
+    def make(make_permanent):
+        def make_half_permanent(self, now):
+            tell = self._floor.tell
+            self._floor.tell = lambda process, message: None
+            make_permanent(self, now)
+            del self._floor.tell
+            assert self._floor.tell == tell
+
+        return make_half_permanent
+
+    patches.set(swap.Swap, "make_permanent", make)
+    patches.set(swap.Swap, "clear", lambda clear: lambda self: None)
+
+
 PLANTS: dict[str, Plant] = {
     plant.__name__.replace("_", "-"): plant
     for plant in (
@@ -309,6 +472,19 @@ PLANTS: dict[str, Plant] = {
         lost_burst,
         wrong_position,
         forgotten_outputs,
+        no_fence,
+        state_said_to_be_later,
+        state_before_the_last_input,
+        nothing_held,
+        forgotten_on_resuming,
+        eaten_by_the_shadow,
+        states_of_two_versions,
+        state_not_stored,
+        failure_on_trial_published,
+        place_not_free,
+        waiting_event_lost,
+        plan_kept_after_all,
+        one_too_many,
     )
 }
 

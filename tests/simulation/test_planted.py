@@ -18,9 +18,15 @@ spec.loader.exec_module(planted)
 RARE = {
     "stale-epoch",
     "lost-burst",
-    "lost-tail",
-    "order-forgotten-by-gate",
     "unchecked-checkpoint",
+    "plan-kept-after-all",
+    "one-too-many",
+    "state-before-the-last-input",
+    "place-not-free",
+    "eaten-by-the-shadow",
+    "failure-on-trial-published",
+    "forgotten-on-resuming",
+    "states-of-two-versions",
 }
 
 

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from tickerml.kernel.units import NS_PER_S
-from tickerml.testing.faults import Fault, Kind, draw
+from tickerml.testing.faults import CHANGES, SOURCE, Fault, Flaw, Kind, draw
 
 HOSTS = ["market", "trade"]
 
@@ -48,3 +48,31 @@ def test_a_fault_is_shown_with_its_time_and_whom_it_hits():
     shown = str(Fault(1_500_000_000, Kind.STALL_HOST, "trade", NS_PER_S // 2, 0.25))
 
     assert shown.split() == ["1.5000", "s", "stall-host", "trade", "for", "0.500", "s", "(0.25)"]
+
+
+def test_every_flaw_is_drawn_and_only_of_changes(drawn):
+    assert {fault.flaw for fault in drawn} - {""} == set(Flaw)
+    assert {fault.kind for fault in drawn if fault.flaw} <= CHANGES
+
+
+def test_most_runs_have_changes_and_many_of_them_something_that_breaks_just_then():
+    runs = [draw(Random(seed), HOSTS, NS_PER_S) for seed in range(200)]
+    changed = [run for run in runs if any(fault.kind in CHANGES for fault in run)]
+
+    assert 0.5 < len(changed) / len(runs) < 0.9
+
+
+def test_other_rules_are_never_tried_on_a_journal_that_will_be_damaged():
+    for seed in range(400):
+        kinds = {fault.kind for fault in draw(Random(seed), HOSTS, NS_PER_S)}
+        assert Kind.RULE not in kinds or not kinds & {Kind.FLIP_BIT, Kind.TEAR_VALUE, Kind.LYING_DISK}
+
+
+def test_nobody_asks_for_a_shadow_of_what_has_none(drawn):
+    assert SOURCE not in {fault.host for fault in drawn if fault.kind is Kind.SHADOW}
+
+
+def test_a_flaw_is_shown_with_its_change():
+    shown = str(Fault(0, Kind.RELOAD, "trade", flaw=Flaw.IMPORT))
+
+    assert shown.endswith("reload trade (0.00): dies at import")

@@ -8,12 +8,14 @@ from tickerml.kernel import flow, machine, registry, sequencer
 from tickerml.kernel.localbus import LocalBus
 from tickerml.kernel.units import NS_PER_S
 from tickerml.testing import campaign, simulate
-from tickerml.testing.faults import Fault, Kind
+from tickerml.testing.faults import CHANGES, HOST_KINDS, Fault, Flaw, Kind
 from tickerml.testing.oracle import decisions
 from tickerml.testing.scenario import unfold, with_faults
 from tickerml.testing.trace import Trace
 
 SEEDS = 40
+#: Flaws that a process may have and be well in time all the same.
+LATE = {Flaw.FRAIL, Flaw.RAISING, Flaw.HOLDING, Flaw.BUILD}
 
 
 @contextlib.contextmanager
@@ -46,15 +48,43 @@ def test_a_run_in_which_nothing_breaks_completes_and_decides_what_a_backtest_dec
 @pytest.mark.parametrize("kind", Kind)
 def test_each_fault_alone_is_survived(kind):
     scenario = unfold(1)
-    host = (
-        "trade" if "host" in kind.value or kind in (Kind.DROP_BUS, Kind.REPEAT_BURST, Kind.LOSE_BURST) else ""
-    )
+    host = "trade" if kind in HOST_KINDS else ""
     faults = [Fault(NS_PER_S * 6 // 10, kind, host, span=NS_PER_S // 5, amount=0.3)]
 
     outcome = simulate.run(with_faults(scenario, faults))
 
     assert outcome.violation == ""
     assert outcome.seen.get(f"fault {kind.value}") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "host"),
+    [
+        *((kind, "trade") for kind in sorted(CHANGES & HOST_KINDS)),
+        *((kind, "market") for kind in (Kind.RELOAD, Kind.RECONFIGURE, Kind.NEW_STATE)),
+        *((kind, "") for kind in sorted(CHANGES - HOST_KINDS)),
+    ],
+)
+def test_a_change_becomes_permanent_while_it_runs(kind, host):
+    fault = Fault(NS_PER_S * 6 // 10, kind, host, span=NS_PER_S // 20)
+
+    outcome = simulate.run(with_faults(unfold(1), [fault]))
+
+    assert (outcome.violation, outcome.end) == ("", "complete")
+    assert outcome.seen["change permanent"] == 1
+
+
+@pytest.mark.parametrize("flaw", Flaw)
+@pytest.mark.parametrize("host", ["trade", "market"])
+def test_whatever_is_wrong_with_a_candidate_the_one_before_goes_on(flaw, host):
+    reload = Fault(NS_PER_S * 6 // 10, Kind.RELOAD, host, amount=0.99, flaw=flaw)
+
+    outcome = simulate.run(with_faults(unfold(1), [reload]))
+
+    assert (outcome.violation, outcome.end) == ("", "complete")
+    assert outcome.seen["change began"] == 1
+    assert "change permanent" not in outcome.seen or flaw in LATE
+    assert "kernel lost in probation" in outcome.seen or flaw is not Flaw.KERNEL
 
 
 def test_a_seed_gives_the_same_run_every_time():

@@ -40,6 +40,7 @@ class BusyOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True
     lots: Annotated[int, msgspec.Meta(ge=1, description="of an order, at most")] = 300
     open_orders: Annotated[int, msgspec.Meta(ge=1, description="open at once, at most")] = 6
     patience_ms: Annotated[int, msgspec.Meta(ge=1, description="before an order is canceled, at most")] = 900
+    remark: Annotated[str, msgspec.Meta(description="of no consequence")] = ""
 
 
 class _State(msgspec.Struct, array_like=True):

@@ -7,9 +7,10 @@ means that the world no longer goes there, and that its silence proves nothing.
 
 from collections.abc import Mapping
 
-from .faults import Kind
+from .faults import Flaw, Kind
 
 _PHASES = ("waiting", "starting", "ready", "down", "stopping", "stopped", "quarantined")
+STEPS = ("starting", "standby", "shadow", "barrier", "takeover", "probation")  # of a swap
 
 #: What must be seen, by name; log events of the production code appear under their own names.
 EXPECTED: tuple[str, ...] = (
@@ -61,6 +62,13 @@ EXPECTED: tuple[str, ...] = (
     "paced wall",
     "feed in doubt",
     "rules in a host of their own",
+    *(f"swap {step}" for step in (*STEPS, "rolling back")),
+    *(f"change rolled back at {step}" for step in STEPS),
+    *(f"{who} lost in {step}" for who in ("kernel", "active") for step in STEPS),
+    *(f"rolled back: {flaw}" for flaw in Flaw if flaw is not Flaw.KERNEL),
+    "change permanent",
+    "change refused",
+    "state handed over in parts",
     "log host.fell_behind",
     "log journal.checkpoint_damaged",
     "log journal.cut",

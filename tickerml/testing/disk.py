@@ -161,7 +161,7 @@ class Disk:
         """Take away the end of the value of *key*, from anywhere in it."""
         target = self.files[path].tables[table]
         value = target.values[key]
-        self._damage(target, key, value[: self._rng.randrange(len(value))])
+        self._damage(target, key, value[: self._rng.randrange(len(value) or 1)])
 
     def _damage(self, table: Table, key: bytes, value: bytes) -> None:
         table.size += len(value) - len(table.values[key])

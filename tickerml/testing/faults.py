@@ -45,10 +45,61 @@ class Kind(enum.StrEnum):
     RESUME = "resume"
     STATUS = "status"
     RESTART = "restart"
+    RELOAD = "reload"  # a host's process is replaced by another of the same plan
+    SHADOW = "shadow"  # the same, after a while in which the other one is compared
+    RECONFIGURE = "reconfigure"  # the same, with options that make no difference
+    NEW_STATE = "new-state"  # the same, by one whose states the one before cannot read
+    GUEST = "guest"  # a strategy comes in a host of its own, or goes
+    RULE = "rule"  # a risk rule comes in a host of its own, or goes: the gate with it
+    CANCEL = "cancel"
+    SETTLE = "settle"
 
 
-_HOST_KINDS = frozenset(
+class Flaw(enum.StrEnum):
+    """What is wrong with a process that is to take over, or with the one that is to let go."""
+
+    IMPORT = "dies at import"
+    BUILD = "builds a plugin less"
+    OVERREACH = "presents what it may not"
+    DEAF = "hangs in standby"
+    REFUSAL = "refuses the state"
+    STUCK = "hangs at the takeover"
+    FLEETING = "dies in the takeover"
+    FRAIL = "dies in probation"
+    RAISING = "raises in probation"
+    TRESPASS = "publishes what it may not"
+    HOLDING = "the present one hangs at the barrier"
+    FALLING = "the present one dies at the barrier"
+    KERNEL = "the kernel dies in the middle"
+
+
+#: What a person asks for that a process be replaced, and how often of each hundred changes.
+_CHANGES = {
+    Kind.RELOAD: 37,
+    Kind.SHADOW: 26,
+    Kind.RECONFIGURE: 10,
+    Kind.NEW_STATE: 11,
+    Kind.GUEST: 8,
+    Kind.RULE: 8,
+}
+CHANGES = frozenset(_CHANGES)
+PLUGGING = frozenset({Kind.GUEST, Kind.RULE})  # changes of no host that there is from the beginning
+_DAMAGE = frozenset({Kind.FLIP_BIT, Kind.TEAR_VALUE, Kind.LYING_DISK})
+STEERING = frozenset({Kind.CANCEL, Kind.SETTLE})
+_BREAKING = [
+    Kind.KILL_HOST,
+    Kind.CRASH_HOST,
+    Kind.STALL_HOST,
+    Kind.KILL_KERNEL,
+    Kind.CRASH_KERNEL,
+    Kind.RESTART,
+    Kind.FAILING_DISK,
+]
+_STEERING = [Kind.CANCEL, Kind.SETTLE, Kind.SETTLE, Kind.RELOAD]
+#: Those that are about one host.
+HOST_KINDS = frozenset(
     {
+        *(CHANGES - PLUGGING),
         Kind.KILL_HOST,
         Kind.CRASH_HOST,
         Kind.DOOM_HOST,
@@ -62,6 +113,8 @@ _HOST_KINDS = frozenset(
 )
 AT_END = 0.15  # how many of the faults fall into the end of the run, which is short and delicate
 END_NS = 200 * NS_PER_MS
+SOURCE = "market"  # the host whose answers no bus can bring about, and that has no shadow
+NEAR_NS = 600 * NS_PER_MS  # from a change to what breaks in it
 
 #: How long the lasting ones last, ns.
 _SPANS: dict[Kind, tuple[int, int]] = {
@@ -78,6 +131,7 @@ _SPANS: dict[Kind, tuple[int, int]] = {
     Kind.AMBIGUOUS_DISK: (5 * NS_PER_MS, 200 * NS_PER_MS),
     Kind.PANICKING_DISK: (5 * NS_PER_MS, 200 * NS_PER_MS),
     Kind.LYING_DISK: (20 * NS_PER_MS, NS_PER_S),
+    Kind.SHADOW: (20 * NS_PER_MS, NS_PER_S),
 }
 
 
@@ -90,6 +144,7 @@ class Fault(msgspec.Struct, frozen=True):
     span: int = 0  # ns
     amount: float = 0.0
     is_at_end: bool = False  # at counts from when the run first begins to end, not from its beginning
+    flaw: str = ""  # of a change: what is wrong with the process that comes, or the one that goes
 
     def __str__(self) -> str:
         text = f"{self.at / NS_PER_S:9.4f} s{' into the end' * self.is_at_end}  {self.kind.value}"
@@ -97,7 +152,7 @@ class Fault(msgspec.Struct, frozen=True):
             text += f" {self.host}"
         if self.span:
             text += f" for {self.span / NS_PER_S:.3f} s"
-        return f"{text} ({self.amount:.2f})"
+        return f"{text} ({self.amount:.2f})" + f": {self.flaw}" * bool(self.flaw)
 
 
 def draw(rng: Random, hosts: list[str], horizon: int) -> list[Fault]:
@@ -108,7 +163,7 @@ def draw(rng: Random, hosts: list[str], horizon: int) -> list[Fault]:
         hosts: the names of its hosts.
         horizon: the time within which they fall, ns.
     """
-    kinds = list(Kind)
+    kinds = [kind for kind in Kind if kind not in CHANGES | STEERING]
     chosen = rng.sample(kinds, rng.randint(1, 7))
     if rng.random() < 0.5:
         chosen.append(Kind.KILL_HOST)
@@ -122,7 +177,42 @@ def draw(rng: Random, hosts: list[str], horizon: int) -> list[Fault]:
         if rng.random() < 0.6:
             at = halt.at + int(rng.random() * horizon / 3)
             faults.append(Fault(at, Kind.RESUME, amount=round(rng.random(), 3)))
+    if rng.random() < 0.7:
+        changes = draw_changes(rng, hosts, horizon)
+        # What was decided by other rules than the present ones cannot be told from what is left of a journal.
+        is_whole = not any(fault.kind in _DAMAGE for fault in faults)
+        faults += [fault for fault in changes if is_whole or fault.kind is not Kind.RULE]
     return sorted(faults, key=lambda fault: fault.at)
+
+
+def draw_changes(rng: Random, hosts: list[str], horizon: int) -> list[Fault]:
+    """
+    Return what a person changes while it runs, and what breaks just then.
+
+    Args:
+        hosts: the names of its hosts.
+        horizon: the time within which it falls, ns.
+    """
+    found = []
+    for _ in range(rng.choice([1, 1, 2, 3, 5])):
+        (kind,) = rng.choices(list(_CHANGES), list(_CHANGES.values()))
+        flaw = rng.choice(list(Flaw)) if rng.random() < 0.4 else ""
+        of = [host for host in hosts if host != SOURCE] if kind is Kind.SHADOW else hosts
+        change = msgspec.structs.replace(_draw_one(rng, kind, of, horizon), flaw=flaw, is_at_end=False)
+        found.append(change)
+        if rng.random() < 0.4:
+            found.append(_draw_near(rng, rng.choice(_BREAKING), change, hosts))
+        while rng.random() < 0.35:
+            found.append(_draw_near(rng, rng.choice(_STEERING), change, hosts))
+    return found
+
+
+def _draw_near(rng: Random, kind: Kind, change: Fault, hosts: list[str]) -> Fault:
+    """Return a fault of *kind* while *change* is under way."""
+    at = change.at + int(rng.random() ** 2 * NEAR_NS)
+    host = change.host if kind in HOST_KINDS and change.host else ""
+    fault = _draw_one(rng, kind, [host] if host else hosts, at)
+    return msgspec.structs.replace(fault, at=at, is_at_end=False)
 
 
 def _draw_one(rng: Random, kind: Kind, hosts: list[str], horizon: int) -> Fault:
@@ -130,7 +220,7 @@ def _draw_one(rng: Random, kind: Kind, hosts: list[str], horizon: int) -> Fault:
     if kind in _SPANS:
         shortest, longest = _SPANS[kind]
         span = int(shortest * (longest / shortest) ** rng.random())  # short ones as often as long ones
-    host = rng.choice(hosts) if kind in _HOST_KINDS else ""
+    host = rng.choice(hosts) if kind in HOST_KINDS else ""
     is_at_end = rng.random() < AT_END
     at = int(rng.random() * (END_NS if is_at_end else horizon))
     return Fault(at, kind, host, span, round(rng.random(), 3), is_at_end)

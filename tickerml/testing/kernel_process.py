@@ -12,6 +12,7 @@ import msgspec
 
 from tickerml.kernel import control, runs, topics
 from tickerml.kernel.clock import WallClock
+from tickerml.kernel.config import Plan
 from tickerml.kernel.core import RESTART, Kernel, Settings
 from tickerml.kernel.flow import Step
 from tickerml.kernel.journal import JournalWriter
@@ -19,6 +20,7 @@ from tickerml.kernel.sequencer import Sequencer
 from tickerml.kernel.units import NS_PER_S
 
 from .agenda import Clock
+from .change_watch import ChangeWatch
 from .disk import Trouble
 from .network import Pipe
 from .processes import HOME, JOURNAL, RUN_DIR, Client, HostProcess, Process, between
@@ -38,9 +40,9 @@ class KernelProcess(Process):
         Raises: StoreError: the journal cannot be opened or continued.
         """
         super().__init__(world, "kernel", clock)
-        plan = world.scenario.plan
+        plan = world.person.plan
         recovered = runs.recover(
-            JOURNAL, world.scenario.consumers, opener=world.disk.open, aside=world.set_aside, is_probed=False
+            JOURNAL, plan.consumers(), opener=world.disk.open, aside=world.set_aside, is_probed=False
         )
         self._wall = WallClock(world.wall.wall, clock.monotonic, not_before=recovered.written_ns)
         self.writer = JournalWriter(
@@ -68,7 +70,7 @@ class KernelProcess(Process):
             rng=Random(world.rng.random()),
             repaired=recovered.repaired,
         )
-        self.hosts: dict[str, HostProcess] = {}  # the present process of each host
+        self.hosts: dict[str, HostProcess] = {}  # the processes by name, the last of each
         self.speakers: dict[bytes, HostProcess] = {}  # everybody who may still be heard, by identity
         self.exits: list[tuple[HostProcess, str]] = []
         self.client: Client = world.client
@@ -78,6 +80,7 @@ class KernelProcess(Process):
         self._commits_at = -1
         self._has_begun = False
         self._phases: dict[str, str] = {}
+        self._change = ChangeWatch(self)
         self._had_error = False
 
     # --- The loop -----------------------------------------------------------------------------
@@ -94,9 +97,11 @@ class KernelProcess(Process):
             self._ticks_at = now + self.world.scenario.tick
             self._reap()
             self.kernel.tick()
+            self._change.tick()
             if self.kernel.ending.step is not Step.RUNNING:
                 self.world.ending()
             self._note_phases()
+        self._change.look()
         self.kernel.hand_over()
         self._plan_commit(now)
         if self.kernel.is_over:
@@ -126,7 +131,7 @@ class KernelProcess(Process):
         exits, self.exits = self.exits, []
         for process, reason in exits:
             self.world.note(process.name, f"is gone: {reason}")
-            self.kernel.exited(process.host, reason)
+            self.kernel.exited(process.name, reason)
         for identity, process in list(self.speakers.items()):
             if not process.is_alive and not process.outlet and not process.said:
                 self.world.saw("bus dropped", process.subscription.dropped)
@@ -184,6 +189,7 @@ class KernelProcess(Process):
     def die(self, *, is_committing: bool) -> None:
         """End without a word; what was being committed may be in."""
         self._account()
+        self._change.lost("kernel")
         self.is_alive = False
         if is_committing and self.writer.backlog and self.world.disk.trouble is Trouble.NONE:
             self._try_commit()
@@ -198,6 +204,21 @@ class KernelProcess(Process):
         )
         for process in self.speakers.values():
             world.saw("bus dropped", process.subscription.dropped)
+
+    def spawned(self, process: HostProcess) -> None:
+        """Know of a new process."""
+        self.hosts[process.name] = process
+        if not self.kernel.berths.is_active(process.name):
+            self._change.candidates.append(process)
+
+    def doom_in(self, step: str) -> None:
+        """Die in the middle of *step* of the next change, between two effects."""
+        self._change.doom = step
+
+    def lost(self, process: HostProcess) -> None:
+        """A process has died."""
+        is_active = self.kernel.berths.is_active(process.name)
+        self._change.lost("active" if is_active else "other")
 
     def crashed(self) -> None:
         """It has died in the middle of a step."""
@@ -260,28 +281,33 @@ class KernelProcess(Process):
             world.answered(message)
             return
         process = self.speakers.get(identity)
-        if process is None or not process.is_alive:
+        if process is None:
             return
-        if isinstance(message, control.Admitted):
-            world.watch.admitted(process.host, message)
-        elif told := _PACING.get(type(message)):
+        admitted = message if isinstance(message, control.Admitted) else getattr(message, "admitted", None)
+        if admitted is not None:
+            world.watch.admitted(process.view, process.plan, admitted)
+            if isinstance(message, control.TakeOver) and message.is_trial:
+                world.watch.handed_over(process.host, message.position)
+        if not process.is_alive:
+            return
+        if told := _PACING.get(type(message)):
             world.saw(told)
         process.heard.send(now, control.encode(message))
         if process.heard.next_at is not None:
             process.wake(process.heard.next_at)
 
-    def spawn(self, host: str, token: str) -> int:
-        """Start the process of *host*."""
+    def spawn(self, process: str, token: str, plan: Plan) -> int:
+        """Start *process*."""
         self.act()
-        pid: int = self.world.spawn(host, token).pid
+        pid: int = self.world.spawn(process, token, plan).pid
         return pid
 
-    def kill(self, host: str, reason: str) -> None:
-        """End the process of *host* at once."""
+    def kill(self, process: str, reason: str) -> None:
+        """End *process* at once."""
         self.act()
         self.world.saw("inlet lost", int("is lost" in reason))
-        if process := self.hosts.get(host):
-            self.world.kill_host(process, reason)
+        if found := self.hosts.get(process):
+            self.world.kill_host(found, reason)
 
     def listen(self, is_on: bool) -> None:
         """Take bursts from the inlet, or leave them there."""
@@ -289,10 +315,41 @@ class KernelProcess(Process):
         self._is_listening = is_on
         self.world.saw("inlet left alone", int(not is_on))
 
-    def overuse(self, host: str) -> str:
+    def overuse(self, process: str) -> str:
         """Return what limit a process exceeds: none ever does here."""
         return ""
 
+    def place(self, files: dict[str, str]) -> str:
+        """Put the prepared plan in the place of the one there is, where the disk takes it."""
+        self.act()
+        if self.world.disk.trouble is not Trouble.NONE:
+            self.world.saw("plan not placed")
+            return f"cannot put plan in its place: {self.world.disk.trouble.value}"
+        self.world.person.place(files)
+        return ""
+
+    def drop(self, files: dict[str, str]) -> None:
+        """Forget the prepared plan."""
+        self.act()
+        self.world.person.drop(files)
+
+    def active(self, host: str) -> HostProcess | None:
+        """Return the process that *host* is, while it lives."""
+        found = self.hosts.get(self.kernel.berths.name_of(host))
+        return found if found and found.is_alive else None
+
+    def alive(self, host: str) -> list[HostProcess]:
+        """Return the processes of *host* that live, and that the kernel knows of."""
+        return [
+            process
+            for process in self.hosts.values()
+            if process.host == host and process.is_alive and not process.is_zombie
+        ]
+
     def rss_mb(self, pid: int) -> float:
         """Return the resident memory of a process: unknown here."""
+        return 0.0
+
+    def cpu_s(self, pid: int) -> float:
+        """Return the processor time of a process: unknown here."""
         return 0.0

@@ -20,7 +20,7 @@ from tickerml.kernel.clock import DATA_CLOCK_START_NS
 from tickerml.kernel.config import Plan, PluginPlan
 from tickerml.kernel.gate import GATE, gate_spec
 from tickerml.kernel.hookspecs import Options
-from tickerml.kernel.localbus import LocalBus
+from tickerml.kernel.localbus import BusState, LocalBus
 
 Output = tuple[str, int, int, bytes]  # component, n, cause, body
 
@@ -81,12 +81,22 @@ def _decisions(key: bytes, carried: _Unhashed) -> str:
     return digest
 
 
+def what_runs(plan: Plan, host: str) -> tuple[list[str], list[str], list[str]]:
+    """Return what decides what *host* says under *plan*, as far as changes of this world touch it."""
+    members = plan.hosts()[host]
+    has_gate = any(member.kind == "simulator" for member in members)
+    rules, vital = (plan.ids("risk_rule"), plan.vital()) if has_gate else ([], [])
+    return [member.id for member in members], rules, vital
+
+
 class Shadow:
     """One consumer host as it would be if nothing had ever happened to it."""
 
     def __init__(self, plan: Plan, host: str, started_ns: int) -> None:
         members = plan.hosts()[host]
         self.host = host
+        self.runs = what_runs(plan, host)
+        self._said: dict[str, tuple[int, int]] = {}  # what need not be said any more, by component
         self.position = 0  # seq of the last frame of the journal that it has seen
         self.heard = 0  # up to where it has heard what its host has published; ahead of position
         self._bus = LocalBus(
@@ -103,6 +113,21 @@ class Shadow:
         self._published: deque[Output] = deque()
         self._doubtful_since = 0
         self.outputs = 0
+
+    def go_on(self, position: int, heard: int, bus: bytes, said: dict[str, tuple[int, int]]) -> None:
+        """
+        Go on from a state, instead of from the beginning.
+
+        Args:
+            position: the last input that it has seen.
+            heard: up to where others have published in the name of these components.
+            bus: the state; b"" for none.
+            said: the last output of each component, up to which it repeats what it says in silence.
+        """
+        self.position, self.heard, self._said = position, heard, said
+        if bus:
+            self._bus.restore(bus)
+        self._doubtful_since = self._bus.clock.now()  # what was decided before that is not ours to judge
 
     def hear(self, frame: codec.Frame, name: str) -> None:
         """Hear a *frame* of the journal that *name*, maybe one of these components, has published."""
@@ -124,11 +149,13 @@ class Shadow:
 
     def _look(self, message: m.Message) -> None:
         if isinstance(message, _DOUBTFUL):
-            self._doubtful_since = message.ts_recv
+            # Up to its own time it has decided already, where the data is ahead of whoever doubts it.
+            self._doubtful_since = max(message.ts_recv, self._bus.clock.now())
 
     def _record(self, plugin: str, n: int, cause: int, message: m.Message) -> None:
         self.outputs += 1
-        self._expected.append((plugin, n, cause, codec.encode(message)))
+        if (cause, n) > self._said.get(plugin, (-1, -1)):
+            self._expected.append((plugin, n, cause, codec.encode(message)))
         if isinstance(message, m.OrderFilled):
             book = self._bus.book(message.exchange, message.symbol)
             if book.state is not m.BookState.VALID and message.ts_event >= self._doubtful_since:
@@ -178,6 +205,13 @@ class Shadow:
 def _show(output: Output) -> str:
     name, n, cause, body = output
     return f"{name} ({cause}, {n}) {codec.decode(body)}"
+
+
+def unversioned(bus: bytes) -> bytes:
+    """Return the state *bus* as if every component of it had written its first version."""
+    state = msgspec.msgpack.decode(bus, type=BusState)
+    components = [msgspec.structs.replace(each, version=1) for each in state.components]
+    return msgspec.msgpack.encode(msgspec.structs.replace(state, components=components))
 
 
 def explain_difference(ours: bytes, theirs: bytes) -> str:

@@ -106,7 +106,8 @@ class ReaderProcess(Process):
         elif kernel is not self._session:
             self.connect()
         else:
-            self.reader.settle(self._open().head())
+            # As the production client does: before it has joined, nobody knows what of the old one holds.
+            self.reader.settle(self._open().head() if self.reader.is_joined else 0)
 
     def _take(self) -> None:
         for event in self.reader.take(LIMIT):

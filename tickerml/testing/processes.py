@@ -14,13 +14,18 @@ from typing import Any
 import msgspec
 
 from tickerml.kernel import codec, control
+from tickerml.kernel.berths import host_of
+from tickerml.kernel.config import Plan
 from tickerml.kernel.consumer import Consumer, Phase
 from tickerml.kernel.errors import ConfigError, StoreError, TickerMLError
+from tickerml.kernel.hookspecs import SHAPES
 from tickerml.kernel.journal import JournalReader
 from tickerml.kernel.source import Source
 from tickerml.kernel.units import NS_PER_MS
 
 from .agenda import Clock
+from .faults import Flaw
+from .flawed import Spoiler
 from .network import Pipe, Subscription
 from .surroundings import Surroundings
 from .watch import HostView
@@ -98,12 +103,16 @@ class Process:
 class HostProcess(Process):
     """A host: the wires of its machine."""
 
-    def __init__(self, world: Surroundings, host: str, pid: int, token: str, clock: Clock) -> None:
-        super().__init__(world, host, clock)
-        self.host = host
+    def __init__(
+        self, world: Surroundings, name: str, pid: int, token: str, plan: Plan, flaw: Flaw | None
+    ) -> None:
+        super().__init__(world, name, world.clock())
+        self.host = host_of(name)
         self.pid = pid
-        self.identity = b"%s-%d" % (host.encode(), pid)
-        self.view = HostView(host)
+        self.plan = plan
+        self.identity = b"%s-%d" % (name.encode(), pid)
+        self.view = HostView(self.host, pid)
+        self.spoiler = Spoiler(self, world.rng, flaw)
         self.machine: Consumer | Source | None = None
         self.is_zombie = False
         rng, network = world.rng, world.scenario.network
@@ -112,6 +121,8 @@ class HostProcess(Process):
         self.outlet = Pipe(network, rng)
         self.subscription = Subscription(network, rng, world.scenario.high_water)
         self._token = token
+        self._put_off: list[Any] = []  # what was said to it while it hung
+        self._parts: list[control.StatePart] = []  # of the state that it hands over
         self._has_greeted = False
         self._beat_at = 0
         self._phase: object = None
@@ -160,8 +171,12 @@ class HostProcess(Process):
 
     def _step(self) -> None:
         now = self.world.agenda.now
-        while self.is_alive and self.heard.is_ready(now):
-            self._hear(control.decode(self.heard.take()))
+        while self.is_alive and (self._put_off or self.heard.is_ready(now)):
+            message = self._put_off.pop(0) if self._put_off else control.decode(self.heard.take())
+            if not self.spoiler.hears(message):
+                self._hear(message)
+            elif self.is_alive:
+                return
         machine = self.machine
         if machine is None or not self.is_alive:
             self._sleep(now, 0)
@@ -170,6 +185,7 @@ class HostProcess(Process):
             machine.advance(is_idle=self._listen(machine, now))
             self._note_phase(machine.phase)
         else:
+            self.spoiler.advances(machine)
             machine.advance()
         if machine.is_over:
             self.exit("exited with code 0")
@@ -182,8 +198,8 @@ class HostProcess(Process):
             return
         match message:
             case control.Welcome():
-                kinds = {plugin.kind for plugin in message.plugins}
-                shape = Source if kinds == {"exchange"} else Consumer
+                shapes = {SHAPES[plugin.kind] for plugin in message.plugins}
+                shape = Source if shapes == {"source"} else Consumer
                 self.machine = shape(self.host, self, message)
                 self.machine.begin()
             case control.Refused():
@@ -228,6 +244,17 @@ class HostProcess(Process):
         """It has died in the middle of a step."""
         self.world.kill_host(self, "crashed between two effects")
 
+    def hang(self, span: int, message: Any) -> None:
+        """Do nothing for *span* ns, and hear *message* only then."""
+        now = self.world.agenda.now
+        self._put_off.append(message)
+        self.stall(now + span)
+        self.wake(now + span)
+
+    def die_in(self, span: int) -> None:
+        """Be killed in *span* ns."""
+        self.world.agenda.after(span, lambda: self.world.kill_host(self, "frail"))
+
     # --- Wires --------------------------------------------------------------------------------
 
     def monotonic(self) -> int:
@@ -241,13 +268,15 @@ class HostProcess(Process):
     def send(self, message: Any) -> None:
         """Tell the kernel."""
         self.act()
-        self.world.to_kernel(self.said, control.encode(message))
+        if isinstance(message, control.Shadowed):
+            self.world.watch.compared(self.view, self.plan, message)
+        self.world.to_kernel(self.said, control.encode(self.spoiler.says(message)))
 
     def push(self, burst: bytes) -> None:
         """Send a burst to the kernel's inlet."""
         self.act()
         self._look_into(burst)
-        self.world.to_kernel(self.outlet, burst)
+        self.world.to_kernel(self.outlet, self.spoiler.pushes(burst))
 
     def _look_into(self, burst: bytes) -> None:
         if not isinstance(self.machine, Consumer):
@@ -256,8 +285,21 @@ class HostProcess(Process):
         for frame in frames:
             if frame.startswith(control.CHECKPOINT):
                 note = msgspec.msgpack.decode(frame[2:], type=control.HostCheckpoint)
-                state = msgspec.msgpack.decode(note.state, type=control.HostState)
-                self.world.watch.checkpointed(self.view, note.position, state.bus)
+                self._look_at(note.position, note.state)
+            elif frame.startswith(control.STATE):
+                self._look_at_part(msgspec.msgpack.decode(frame[2:], type=control.StatePart))
+
+    def _look_at_part(self, part: control.StatePart) -> None:
+        self._parts = [*self._parts, part] if part.part else [part]
+        self.world.saw("state handed over in parts", int(part.part > 0))
+        if part.part + 1 == part.parts:
+            bus = self._look_at(part.position, b"".join(part.data for part in self._parts))
+            self.world.watch.gave(self.view, part.position, bus)
+
+    def _look_at(self, position: int, state: bytes) -> bytes:
+        bus = msgspec.msgpack.decode(state, type=control.HostState).bus
+        self.world.watch.checkpointed(self.view, position, bus)
+        return bus
 
     def subscribe(self, prefixes: list[bytes]) -> None:
         """Begin to listen on the bus, which takes its time."""

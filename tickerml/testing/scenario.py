@@ -18,6 +18,8 @@ from .network import NS_PER_US, Conditions
 
 MARKETS = 6  # different ones
 VENUE = "aurora"
+GUEST = "guest"  # the host of a strategy that comes and goes
+USHER = "usher"  # the host of a risk rule that does
 
 _PLUGINS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("features-core", "feature_set", "trade", {}),
@@ -36,6 +38,8 @@ _PLUGINS: list[tuple[str, str, str, dict[str, Any]]] = [
 _MODULES = {
     "strategy-busy": "tickerml.testing.busy",
     "exchange-doubtful": "tickerml.testing.doubtful",
+    "strategy-guest": "tickerml.testing.guest",
+    "risk-usher": "tickerml.testing.usher",
 }
 
 
@@ -53,6 +57,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     service: tuple[int, int]  # ns between two steps of a source
     tick: int  # ns between two ticks of the kernel
     pause_behind: int  # messages the slowest consumer may be behind
+    part_bytes: int  # of a state that is handed over
+    held: int  # messages that one who stands by holds
     drift_ppm: int
     calm_at: int  # when the last fault is over, ns
 
@@ -61,10 +67,19 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the run's time is the wall clock."""
         return self.plan.kernel.clock == "wall"
 
-    @property
-    def consumers(self) -> list[str]:
-        """The hosts that take the bus in order."""
-        return [name for name in self.plan.hosts() if name != "market"]
+
+def guest() -> PluginPlan:
+    """Return the strategy that comes and goes."""
+    return _planned("strategy-guest", "strategy", GUEST, {"every": 3, "open_orders": 3})
+
+
+def usher() -> PluginPlan:
+    """Return the risk rule that comes and goes."""
+    return _planned("risk-usher", "risk_rule", USHER, {})
+
+
+def _planned(plugin: str, kind: str, host: str, options: dict[str, Any]) -> PluginPlan:
+    return PluginPlan(id=plugin, kind=kind, host=host, module=_MODULES.get(plugin, ""), options=options)
 
 
 def plan(
@@ -92,15 +107,7 @@ def plan(
         source = ("exchange-doubtful", "exchange", "market", {"market": options})
     entries = [source, *_PLUGINS]
     plugins = [
-        PluginPlan(
-            id=name,
-            kind=kind,
-            host="rules" if has_rules and name == "risk-drawdown" else host,
-            enabled=True,
-            module=_MODULES.get(name, ""),
-            publishes=None,
-            options=chosen,
-        )
+        _planned(name, kind, "rules" if has_rules and name == "risk-drawdown" else host, chosen)
         for name, kind, host, chosen in entries
     ]
     return Plan(config="the world", profile="world", kernel=kernel, plugins=plugins)
@@ -146,6 +153,8 @@ def unfold(seed: int) -> Scenario:
         service=(service * NS_PER_MS // 2, service * NS_PER_MS),
         tick=rng.choice([10, 20]) * NS_PER_MS,
         pause_behind=rng.choice([20, 100]),
+        part_bytes=rng.choice([700, 3_000, 2**20]),
+        held=rng.choice([25, 32_768]),
         drift_ppm=rng.choice([0, 0, 500, -500]),
         calm_at=calm_at(faults),
     )

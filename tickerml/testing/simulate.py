@@ -15,8 +15,23 @@ from typing import Any
 import msgspec
 import structlog
 
-from tickerml.kernel import codec, consumer, core, flow, journal, localbus, machine, registry, source
+from tickerml.kernel import (
+    changes,
+    codec,
+    consumer,
+    core,
+    flow,
+    journal,
+    localbus,
+    machine,
+    registry,
+    source,
+    swap,
+)
+from tickerml.kernel.hookspecs import PluginSpec
 from tickerml.kernel.localbus import LocalBus
+from tickerml.kernel.plans import PluginPlan
+from tickerml.kernel.units import NS_PER_S
 
 from .faults import Fault
 from .oracle import Violation
@@ -55,17 +70,21 @@ class _WatchedBus(LocalBus):
         super().__init__(*arguments, **options)
         process = self.stage.active
         assert process is not None
-        self._view: HostView = process.view
+        self._process = process
+        self._view = process.view = HostView(process.host, process.pid)
         self._watch: Watch = self.stage.watch
 
     def deliver_encoded(self, body: bytes, cause: int) -> None:
         self._watch.delivered(self._view, cause, body)
+        self._process.spoiler.takes_input(self)
         super().deliver_encoded(body, cause)
 
     def restore(self, data: bytes, revived: Any = ()) -> None:
         self.stage.saw("checkpoint restored")
         self._watch.restored(self._view, data)
+        self._process.spoiler.reads(self)
         super().restore(data, revived)
+        self._process.spoiler.restored(self)
 
 
 @contextlib.contextmanager
@@ -81,11 +100,28 @@ def _replaced(*changes: tuple[Any, str, Any]) -> Iterator[None]:
 
 
 @functools.cache
-def _load(plugin: str, module: str = "") -> Any:
-    return _real_load(plugin, module)
+def _load(plugin: str, module: str = "", paths: tuple[str, ...] = ()) -> Any:
+    return _real_load(plugin, module, paths)
+
+
+def _load_planned(planned: PluginPlan, config: str) -> tuple[PluginSpec, Any]:
+    """Load a plugin, in the version of its state that is planned: it takes the states of the one before."""
+    spec, options = _real_load_planned(msgspec.structs.replace(planned, state_version=0), config)
+    if not planned.state_version:
+        return spec, options
+
+    def build(*arguments: Any) -> Any:
+        component = spec.factory(*arguments)
+        component.migrate = lambda state, version: state
+        return component
+
+    return msgspec.structs.replace(spec, state_version=planned.state_version, factory=build), options
 
 
 _real_load = registry.load
+_import_plugin = functools.cache(registry.import_plugin)
+_register = functools.cache(registry.register)
+_real_load_planned = registry.load_planned
 _handler_name = functools.cache(localbus.handler_name)
 _schema_hash = functools.cache(codec.schema_hash)
 
@@ -121,6 +157,17 @@ def stage(scenario: Scenario) -> Iterator[None]:
             (localbus, "handler_name", _handler_name),
             (source, "BURST", scenario.burst),
             (consumer, "BURST", 16),
+            (consumer, "HELD", scenario.held),
+            (machine, "PART_BYTES", scenario.part_bytes),
+            (registry, "load_planned", _load_planned),
+            (registry, "import_plugin", _import_plugin),
+            (registry, "register", _register),
+            (swap, "START_LIMIT_NS", 3 * NS_PER_S // 2),
+            (swap, "STANDBY_LIMIT_NS", NS_PER_S),
+            (swap, "BARRIER_LIMIT_NS", NS_PER_S // 2),
+            (swap, "TAKEOVER_LIMIT_NS", NS_PER_S // 2),
+            (swap, "LEAVE_LIMIT_NS", NS_PER_S // 5),
+            (changes, "START_LIMIT_NS", 3 * NS_PER_S),
             (flow, "PAUSE_BEHIND", behind),
             (flow, "PROCEED_BEHIND", behind // 3),
             (core, "BACKLOG_LIMIT", 10),

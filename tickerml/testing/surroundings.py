@@ -5,6 +5,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
+from tickerml.kernel.config import Plan
+
 from .agenda import Agenda, Clock
 from .disk import Disk, StoredFile
 from .network import Pipe
@@ -22,6 +24,7 @@ class Surroundings(Protocol):
     wall: Clock
     watch: Watch
     client: Any
+    person: Any
     reader: Any
     kernel: Any
     active: Any  # the host whose step it is
@@ -39,6 +42,9 @@ class Surroundings(Protocol):
     def note(self, who: str, what: str) -> None:
         """Write down what happens, where somebody wants to read it."""
 
+    def clock(self) -> Clock:
+        """Return the clock of a new process."""
+
     def next_pid(self) -> int:
         """Return the number of a new process."""
 
@@ -51,8 +57,8 @@ class Surroundings(Protocol):
     def to_kernel(self, pipe: Pipe, data: bytes) -> None:
         """Put *data* on its way to the kernel."""
 
-    def spawn(self, host: str, token: str) -> Any:
-        """Start a process of *host*."""
+    def spawn(self, process: str, token: str, plan: Plan) -> Any:
+        """Start *process*, with what *plan* grants its host."""
 
     def kill_host(self, process: Any, reason: str) -> None:
         """End a process; what it has sent may still arrive, late, or in part."""

@@ -14,18 +14,20 @@ its own account of the one order, and never asks the code it watches what should
 """
 
 import hashlib
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
 
 from tickerml.kernel import codec, control, topics
 from tickerml.kernel import messages as m
+from tickerml.kernel.config import Plan
 from tickerml.kernel.errors import StoreCorrupt
 from tickerml.kernel.records import KEY, split_checkpoint_key, unpack_checkpoint, unpack_record
 from tickerml.kernel.sequencer import KERNEL, SequencerState
 
 from .disk import StoredFile
-from .oracle import Shadow, Violation, decisions, explain_difference, market_outputs
+from .oracle import Shadow, Violation, decisions, explain_difference, market_outputs, unversioned, what_runs
 from .scenario import Scenario
 
 _SYNC = topics.topic("sync")
@@ -39,8 +41,9 @@ def _digest(data: bytes) -> bytes:
 class HostView:
     """What one process of a host has been given so far."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, pid: int) -> None:
         self.host = host
+        self.pid = pid
         #: The seqs of which one is the last that its components were given; several where it has restored
         #: a state that was the same after each of them.
         self.taken = {0}
@@ -66,15 +69,22 @@ class Watch:
         self._log_key = self._kept_key = b""
         self._kept_due: list[bytes] = []
         self._checkpoint_keys: dict[bytes, bytes] = {}
+        self._handed: dict[tuple[str, int], int] = {}  # (host, position) of a state -> seq behind it
         self.acknowledged: list[tuple[int, str]] = []
         self.is_broken = False  # whether the world has destroyed something that was durable
+        self._plans = {host: scenario.plan for host in scenario.plan.consumers()}  # what each host runs
         self.shadows: dict[str, Shadow] = {}
+        #: Of hosts whose plan has changed: processes that have yet to begin, what each gave away, and the
+        #: shadows that still have to see a state that the next one began with, and what was said by then.
+        self._forking: dict[int, tuple[Plan, control.Admitted]] = {}
+        self._given: dict[int, tuple[int, bytes]] = {}
+        self._past: list[tuple[Shadow, int, int, bytes]] = []
+        self._forked: set[str] = set()
         self._raise_shadows()
         self.own: dict[str, frozenset[int]] = {}
 
     def _raise_shadows(self) -> None:
-        plan = self._scenario.plan
-        self.shadows = {host: Shadow(plan, host, self._started_ns) for host in self._scenario.consumers}
+        self.shadows = {host: Shadow(plan, host, self._started_ns) for host, plan in self._plans.items()}
 
     # --- What the kernel publishes ------------------------------------------------------------
 
@@ -130,9 +140,9 @@ class Watch:
             )
         self._market_said.append(frame.seq)
 
-    def admitted(self, host: str, admitted: control.Admitted) -> None:
+    def admitted(self, view: HostView, plan: Plan, admitted: control.Admitted) -> None:
         """
-        The kernel has admitted a new process of *host*.
+        The kernel has admitted a new process of a host, which runs what *plan* says.
 
         Raises: Violation: it may publish at an epoch that is not new.
         """
@@ -142,7 +152,32 @@ class Watch:
                 raise Violation(f"{name} was admitted at epoch {epoch} after {self._epochs[number]}")
             self._epochs[number] = epoch
             self.names[number] = name
+        host = view.host
         self.own[host] = frozenset(admitted.origins.values())
+        if host in plan.consumers():
+            if host not in self._plans:
+                self.shadows[host] = Shadow(plan, host, self._started_ns)
+            elif host in self._forked or self.shadows[host].runs != what_runs(plan, host):
+                self._forking[view.pid] = plan, admitted
+            self._plans[host] = plan
+
+    def gave(self, view: HostView, position: int, bus: bytes) -> None:
+        """A process has handed over its state; it keeps it, and may go on from it."""
+        self._given[view.pid] = position, bus
+
+    def _fork(self, view: HostView, position: int, bus: bytes) -> None:
+        """A host runs something else from a state on: judge it by another shadow."""
+        plan, admitted = self._forking.pop(view.pid)
+        before = self.shadows[view.host]
+        if before.position < position:
+            self._past.append((before, position, len(self.frames), bus))
+        new = self.shadows[view.host] = Shadow(plan, view.host, self._started_ns)
+        new.go_on(position, len(self.frames), bus, admitted.outputs)
+        self._forked.add(view.host)
+
+    def handed_over(self, host: str, position: int) -> None:
+        """The state of *host* at *position* was given to a process; it, or a later one, must be stored."""
+        self._handed[host, position] = len(self.frames)
 
     def promised(self, seq: int, reason: str) -> None:
         """
@@ -162,6 +197,8 @@ class Watch:
 
         Raises: Violation: it is not the next that they should be given.
         """
+        if view.pid in self._forking:
+            self._fork(view, *self._given.get(view.pid, (0, b"")))
         if cause > len(self.frames) or (frame := self.frames[cause - 1]).body != body:
             raise Violation(f"host {view.host} was given something at seq {cause} that is not what is there")
         if frame.origin in self.own[view.host]:
@@ -210,6 +247,8 @@ class Watch:
         if not positions:
             raise Violation(f"host {view.host} restored a state that no host of this timeline wrote")
         view.taken = set(positions)
+        if view.pid in self._forking:
+            self._fork(view, max(positions), bus)
 
     # --- What the disk holds ------------------------------------------------------------------
 
@@ -227,6 +266,11 @@ class Watch:
         if committed > self.durable:
             raise Violation(f"the writer says {committed} is safe, and the disk ends at {self.durable}")
         self._check_checkpoints(file)
+        for entry in [entry for entry in self._past if entry[2] <= self.durable]:
+            self._past.remove(entry)
+            shadow, position, _, bus = entry
+            if shadow.position < position:
+                self._check_state(shadow, position, bus)
 
     def _read_log(self, file: StoredFile) -> list[bytes]:
         table = file.tables.get(b"log")
@@ -268,13 +312,24 @@ class Watch:
             if self._checkpoint_keys.get(key) is not value:
                 fresh.append((split_checkpoint_key(key), key, value))
         self._checkpoint_keys = dict(table.values) if table else {}
+        self._check_handed(
+            {split_checkpoint_key(key) for key in table.keys} if table and self._handed else ()
+        )
         for place, key, value in sorted(fresh, key=lambda found: found[0][1] if found[0] else 0):
             if place is None or place[1] > self.durable:
                 raise Violation(f"a checkpoint {place} is stored, and the log ends at {self.durable}")
             if place[0] in self.shadows:
-                self._check_state(self.shadows[place[0]], place[1], unpack_checkpoint(key, value).state)
+                state = msgspec.msgpack.decode(unpack_checkpoint(key, value).state, type=control.HostState)
+                self._check_state(self.shadows[place[0]], place[1], state.bus)
 
-    def _check_state(self, shadow: Shadow, position: int, state: bytes) -> None:
+    def _check_handed(self, stored: Collection[tuple[str, int] | None]) -> None:
+        for place, seq in list(self._handed.items()):
+            if seq <= self.durable:
+                del self._handed[place]
+                if not any(key and key[0] == place[0] and key[1] >= place[1] for key in stored):
+                    raise Violation(f"what {place[0]} goes on from, its state at {place[1]}, is not stored")
+
+    def _check_state(self, shadow: Shadow, position: int, bus: bytes) -> None:
         if position < shadow.position:
             return  # written again by a host that went back to an earlier one
         self.advance(shadow, position)
@@ -282,9 +337,8 @@ class Watch:
             raise Violation(
                 f"a checkpoint of {shadow.host} at {position} is stored without its output {missing}"
             )
-        bus = msgspec.msgpack.decode(state, type=control.HostState).bus
         ours = shadow.snapshot()
-        if bus != ours:
+        if bus != ours and unversioned(bus) != unversioned(ours):
             raise Violation(
                 f"the checkpoint of {shadow.host} at {position} is not the state of a host that never fell: "
                 + explain_difference(bus, ours)
@@ -336,6 +390,12 @@ class Watch:
             for key, positions in self._states.items()
         }
         self._epochs.clear()
+        self._past = [entry for entry in self._past if entry[2] <= head]
+        self._forking.clear()
+        self._given.clear()
+        for shadow in self.shadows.values():
+            shadow.heard = min(shadow.heard, head)
+        self._handed.clear()
 
     def _begin_again(self, file: StoredFile, head: int) -> None:
         """Something durable was destroyed: judge what is left from its beginning."""
@@ -378,9 +438,20 @@ class Watch:
         message: Any = self.message(seq)
         return message.reason if isinstance(message, m.HaltTrading | m.ResumeTrading) else ""
 
-    def ended(self, summary: dict[str, Any]) -> None:
+    def compared(self, view: HostView, plan: Plan, told: control.Shadowed) -> None:
         """
-        The run is complete.
+        A candidate tells how what it would have published under *plan* compares with what was published.
+
+        Raises: Violation: it differs, and both run the same code.
+        """
+        if view.host in self._forked or self.shadows[view.host].runs != what_runs(plan, view.host):
+            return
+        if told.different or told.only_old or told.only_new:
+            raise Violation(f"host {view.host} was compared with itself, and differs: {told.examples[:3]}")
+
+    def ended(self, summary: dict[str, Any], plan: Plan) -> None:
+        """
+        The run, of *plan* in the end, is complete.
 
         Raises: Violation: it is not what an undisturbed run comes to.
         """
@@ -392,7 +463,7 @@ class Watch:
         drained = max((frame.seq for frame in self.frames if self._is_drain(frame)), default=0)
         for shadow in self.shadows.values():
             self.advance(shadow, self.durable)
-            if missing := shadow.missing_until(drained):
+            if shadow.host in plan.hosts() and (missing := shadow.missing_until(drained)):
                 raise Violation(f"host {shadow.host} never published {missing}")
             _check_orders(shadow)
         is_alone = len(self.shadows) == 1 and not self._scenario.is_wall

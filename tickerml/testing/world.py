@@ -19,7 +19,9 @@ from random import Random
 from typing import Any
 
 from tickerml.kernel import codec, control, repair, runs
+from tickerml.kernel.berths import host_of
 from tickerml.kernel.clock import DATA_CLOCK_START_NS
+from tickerml.kernel.config import Plan
 from tickerml.kernel.errors import StoreCorrupt, StoreError
 from tickerml.kernel.journal_reader import JournalReader
 from tickerml.kernel.supervisor import HostPhase
@@ -27,11 +29,12 @@ from tickerml.kernel.units import NS_PER_MS, NS_PER_S
 
 from .agenda import Agenda, Clock
 from .disk import Disk, StoredFile, Trouble
-from .faults import Fault, Kind
+from .faults import CHANGES, Fault, Flaw, Kind
 from .kernel_process import KernelProcess
 from .network import Pipe
 from .oracle import Violation
 from .outsider import ReaderProcess
+from .person import Person
 from .processes import FUSES, JOURNAL, Client, HostProcess, between
 from .scenario import Scenario
 from .trace import Trace
@@ -73,6 +76,7 @@ class World:
         started_ns = WALL_START_NS if scenario.is_wall else DATA_CLOCK_START_NS
         self.watch = Watch(scenario, started_ns)
         self.client = Client(self)
+        self.person = Person(self)
         self.kernel: KernelProcess | None = None
         self.reader = ReaderProcess(self, self.clock())
         self._run = runs.Run(profile="world", number=1, fingerprint="", started_ns=started_ns)
@@ -96,7 +100,7 @@ class World:
         """
         scenario = self.scenario
         self.saw(f"paced {_pace(scenario)}")
-        if len(scenario.consumers) > 1:
+        if len(scenario.plan.consumers()) > 1:
             self.saw("rules in a host of their own")
         if "exchange-doubtful" in scenario.plan.ids("exchange"):
             self.saw("feed in doubt")
@@ -200,7 +204,7 @@ class World:
 
     def _repair(self, otherwise: str) -> None:
         """Do what `tickerml journal repair` does; end the run as *otherwise* where that is no help."""
-        consumers = self.scenario.consumers
+        consumers = self.person.plan.consumers()
         self._repairs += 1
         try:
             with contextlib.closing(JournalReader(JOURNAL, opener=self.disk.open)) as reader:
@@ -250,19 +254,31 @@ class World:
         self.note("kernel", "the run is complete")
         assert self.kernel is not None
         for host in self.kernel.kernel.supervisor.hosts.values():
-            if host.phase is HostPhase.QUARANTINED and host.name in self.scenario.consumers:
+            if host.phase is HostPhase.QUARANTINED and host.name in self.person.plan.consumers():
                 raise Violation(f"the run was called complete while host {host.name} was quarantined")
-        self.watch.ended(summary)
+        if self.kernel.kernel.plan != self.person.plan:
+            raise Violation("the run was called complete, and what ran is not what the file says")
+        self.watch.ended(summary, self.person.plan)
         self.reader.finish(self.watch.frames)
         self.saw("run complete")
         self.finish("complete")
 
-    def spawn(self, host: str, token: str) -> HostProcess:
-        """Start a process of *host*."""
+    def spawn(self, name: str, token: str, plan: Plan) -> HostProcess:
+        """
+        Start the process *name*, with what *plan* grants its host.
+
+        Raises: Violation: there is one of this name.
+        """
         assert self.kernel is not None
-        process = HostProcess(self, host, self.next_pid(), token, self.clock())
-        self.note(host, f"starts as {process.pid}")
-        self.kernel.hosts[host] = process
+        if (before := self.kernel.hosts.get(name)) and before.is_alive and not before.is_zombie:
+            raise Violation(f"a process {name} was started beside process {before.pid} of that name")
+        host = host_of(name)
+        flaw = self.person.flaws.pop(host, None)
+        if self.kernel.kernel.berths.is_active(name) and flaw not in (Flaw.IMPORT, Flaw.OVERREACH):
+            flaw = None  # the others are those of a candidate
+        process = HostProcess(self, name, self.next_pid(), token, plan, flaw)
+        self.note(name, f"starts as {process.pid} {flaw or ''}")
+        self.kernel.spawned(process)
         self.kernel.speakers[process.identity] = process
         process.wake(self.agenda.now + between(self.rng, (NS_PER_MS, 30 * NS_PER_MS)))
         if self._doomed.get(host):
@@ -285,6 +301,7 @@ class World:
         for pipe in (process.outlet, process.said):
             pipe.orphan(kept, delay)
         if self.kernel is not None and not process.is_zombie:
+            self.kernel.lost(process)
             self.kernel.exits.append((process, reason))
             for pipe in (process.outlet, process.said):
                 if pipe.next_at is not None:
@@ -307,8 +324,12 @@ class World:
                     self.client.reasons.discard(reason)
                     self.watch.promised(seq, reason)
                     self.saw("acknowledged")
-            case control.Refused():
+            case control.Accepted():
+                self.saw("change accepted")
+            case control.Refused(reason=reason):
                 self.saw("refused")
+                self.note("person", f"is refused: {reason}")
+                self.saw("change refused", int("is under way:" in reason))
 
     def _look_after(self) -> None:
         """A person restarts what was quarantined, once the trouble is over."""
@@ -354,11 +375,13 @@ class World:
                 return self._damage(fault)
             case Kind.SET_CLOCK:
                 self.wall.set_wall(int((fault.amount - 0.5) * 7_200 * NS_PER_S))
+            case _ if kind in CHANGES:
+                return self.person.ask(fault)
             case _ if kernel is None:
                 return False
             case _ if fault.host:
-                process = kernel.hosts.get(fault.host)
-                return process is not None and process.is_alive and self._apply_to_host(fault, process)
+                processes = kernel.alive(fault.host)
+                return bool(processes) and self._apply_to_host(fault, self.rng.choice(processes))
             case _:
                 self._apply_to_kernel(fault, kernel)
         return True
@@ -419,6 +442,10 @@ class World:
                 self.client.ask(lambda reason: control.HaltRequest("person", reason))
             case Kind.RESUME:
                 self.client.ask(lambda reason: control.ResumeRequest("person", reason))
+            case Kind.CANCEL:
+                self.client.ask(control.CancelRequest)
+            case Kind.SETTLE:
+                self.client.ask(lambda reason: control.SettleRequest())
             case Kind.STATUS:
                 self.client.ask(lambda reason: control.StatusRequest())
             case Kind.RESTART:
