@@ -2,24 +2,24 @@
 The command line.
 
 Exit codes: 0 done; 1 refused or failed; 2 wrong usage or configuration; 3 no kernel answers;
-of status also 4 degraded or stopping, 5 halted.
+of plugin also 4 tried and rolled back; of status also 4 degraded or stopping, 5 halted.
 With --json every command prints one object on stdout, also for an error.
 """
 
 import contextlib
 import json
 import os
-import re
 import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
 
 from tickerml.kernel import (
+    ChangeRolledBack,
     ConfigError,
     KernelUnreachable,
     TickerMLError,
@@ -27,21 +27,31 @@ from tickerml.kernel import (
     control,
     guard,
     log,
-    registry,
 )
 from tickerml.kernel.client import Client, read_beacon
 from tickerml.kernel.core import Settings
 
-from . import cli_dev, cli_journal, cli_status
-from .terminal import DEFAULT_HOME, AsJson, ConfigPath, Home, RunDir, find_run, print_report, progress
+from . import cli_dev, cli_journal, cli_plugin, cli_status, commands
+from .changes import find_config
+from .terminal import (
+    DEFAULT_HOME,
+    AsJson,
+    ConfigPath,
+    Home,
+    RunDir,
+    find_run,
+    parse_seconds,
+    print_report,
+    print_table,
+    progress,
+)
 
 app = typer.Typer(
     name="tickerml",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-plugin_app = typer.Typer(help="List, inspect, enable and disable plugins.", no_args_is_help=True)
-app.add_typer(plugin_app, name="plugin")
+app.add_typer(cli_plugin.app, name="plugin")
 app.add_typer(cli_journal.app, name="journal")
 app.add_typer(cli_dev.app, name="dev")
 
@@ -52,22 +62,7 @@ Overrides = Annotated[
 
 
 def _find_config(path: Path | None, home: Path) -> config.Config:
-    if path is None:
-        path = next((p for p in (Path("plugins.toml"), home / "plugins.toml") if p.exists()), None)
-    if path is None:
-        raise ConfigError(
-            f"there is no plugins.toml here or in {home}; name one with --config, or go to the project's root"
-        )
-    return config.load(path)
-
-
-def _duration(text: str, option: str = "--for") -> float:
-    """Return seconds of "90", "20s", "10m", "1h30m"."""
-    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
-    if not text or not parts:
-        raise ConfigError(f"{option} {text}: expected a duration like 20s, 10m or 1h30m")
-    hours, minutes, seconds = (float(part or 0) for part in parts.groups())
-    return hours * 3600 + minutes * 60 + seconds
+    return config.load(find_config(home, path))
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -114,19 +109,25 @@ def run(
     """Start the kernel and trade on paper until stopped (Ctrl-C, SIGTERM, `tickerml stop`)."""
     home = home.expanduser()
     changes = [*(overrides or ()), *([f"kernel.speed={speed}"] if speed else [])]
-    plan = config.plan(_find_config(config_path, home), profile, changes, with_pages=not no_console)
+    found = _find_config(config_path, home)
+    there = config.catalog_of(found, home)
+    plan = config.plan(found, profile, changes, catalog=there)
+    if no_console:
+        # Said as --set says it, so that a change of plugins while it runs does not bring the console.
+        changes += [f"{plugin.id}.enabled=false" for plugin in plan.plugins if plugin.kind == "page"]
+        plan = config.plan(found, profile, changes, catalog=there)
     settings = Settings(
         plan=plan,
         home=str(home.resolve()),
-        duration_s=_duration(duration),
+        duration_s=parse_seconds(duration),
         as_json=as_json,
         is_fresh=fresh,
+        again=_run_again(found.path, profile, changes, home, duration, as_json),
     )
-    command = _kernel_command(settings)
+    command = [sys.executable, "-m", "tickerml.kernel.app", msgspec.json.encode(settings).decode()]
     if guarded:
-        again = _kernel_command(msgspec.structs.replace(settings, is_fresh=False))
         task = guard.Settings(
-            home=settings.home, first=command, again=again, watchdog_s=watchdog, as_json=as_json
+            home=settings.home, first=command, again=settings.again, watchdog_s=watchdog, as_json=as_json
         )
         command = [sys.executable, "-m", "tickerml.kernel.guard", msgspec.json.encode(task).decode()]
     sys.stdout.flush()
@@ -134,8 +135,14 @@ def run(
     os.execv(sys.executable, command)
 
 
-def _kernel_command(settings: Settings) -> list[str]:
-    return [sys.executable, "-m", "tickerml.kernel.app", msgspec.json.encode(settings).decode()]
+def _run_again(
+    config_path: Path, profile: str, changes: list[str], home: Path, duration: str, as_json: bool
+) -> list[str]:
+    """Return the command that goes on with the run, as plugins.toml and plugins.lock are by then."""
+    options = ["--profile", profile, "--home", str(home.resolve()), "--config", str(config_path.resolve())]
+    options += [word for change in changes for word in ("--set", change)]
+    options += ["--for", duration, *(["--json"] if as_json else [])]
+    return [sys.executable, "-m", "tickerml.ui.cli", "run", *options]
 
 
 @app.command()
@@ -160,10 +167,12 @@ def backtest(
 
     log.configure(as_json=as_json or None, level=30)
     changes = [*(overrides or ()), "kernel.clock=data", "kernel.speed=max"]
-    plan = config.plan(_find_config(config_path, home.expanduser()), profile, changes, with_pages=False)
+    found = _find_config(config_path, home.expanduser())
+    there = config.catalog_of(found, home.expanduser())
+    plan = config.plan(found, profile, changes, with_pages=False, catalog=there)
     test = Backtest(plan)
     with progress("backtest", as_json) as update:
-        for count, ts in enumerate(test.run(int(_duration(duration) * 1e9)), 1):
+        for count, ts in enumerate(test.run(int(parse_seconds(duration) * 1e9)), 1):
             if count % 1000 == 0:
                 moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(ts // 10**9))
                 figures = test.summary.report()
@@ -221,7 +230,7 @@ def status(
 ) -> None:
     """Show what runs and how it does; exit 0 running or starting, 3 dead, 4 degraded, 5 halted."""
     home = home.expanduser()
-    if wait_for and not _await_state(home, wait_for, _duration(timeout, "--timeout"), as_json):
+    if wait_for and not _await_state(home, wait_for, parse_seconds(timeout, "--timeout"), as_json):
         print(f"tickerml: waited {timeout} for {wait_for}, which did not come", file=sys.stderr)
         raise typer.Exit(_show_status(home, as_json) or 1)
     if wait_for == cli_status.DEAD:
@@ -245,8 +254,8 @@ def _show_status(home: Path, as_json: bool) -> int:
     else:
         for line in cli_status.headline(report, watcher, time.time_ns()):
             print(line)
-        _table(cli_status.host_rows(report), cli_status.HOST_COLUMNS)
-        _table(report["plugins"], ["id", "kind", "host", "state", "reason"])
+        print_table(cli_status.host_rows(report), cli_status.HOST_COLUMNS)
+        print_table(report["plugins"], ["id", "kind", "host", "state", "reason"])
         print_report(report["summary"], False)
     return cli_status.EXIT_CODES[report["state"]]
 
@@ -306,10 +315,15 @@ def restart(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the next session.")] = 120.0,
     as_json: AsJson = False,
 ) -> None:
-    """Stop the kernel cleanly and start it again in its place, with the arguments it was started with."""
+    """
+    Stop the kernel cleanly and start it again in its place, with the arguments it was started with.
+
+    It takes plugins.toml and plugins.lock as they are now; where those are in error, it is not stopped.
+    """
     home = home.expanduser()
     client = Client(home)
     before, began = client.beacon, time.monotonic()
+    _check_configuration(client.status(), home)
     client.request(control.RestartRequest("tickerml restart"))
     client.close()
     with progress("restart", as_json) as update:
@@ -330,6 +344,14 @@ def restart(
         "seconds": round(time.monotonic() - began, 1),
     }
     print_report(answer, as_json)
+
+
+def _check_configuration(report: dict[str, Any], home: Path) -> None:
+    """
+    Raises: ConfigError: a kernel that is started with the configuration of *report* would refuse it.
+    """
+    found = config.load(Path(report["config"]))
+    config.plan(found, report["profile"], report["overrides"], catalog=config.catalog_of(found, home))
 
 
 def _next_session(home: Path, session: int) -> dict[str, Any] | None:
@@ -365,102 +387,6 @@ def resume(
     print_report({"resumed": True, "seq": done.seq}, as_json)
 
 
-# --- Plugins --------------------------------------------------------------------------------------
-
-
-@plugin_app.command("list")
-def list_plugins(
-    profile: Annotated[str, typer.Option(help="Only this profile's.")] = "",
-    home: Home = DEFAULT_HOME,
-    config_path: ConfigPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """List every plugin that plugins.toml names or that is installed; works with the kernel off."""
-    found = _find_config(config_path, home.expanduser())
-    if profile:
-        config.plan(found, profile)
-    live: dict[str, dict[str, Any]] = {}
-    with contextlib.suppress(KernelUnreachable):
-        live = {row["id"]: row for row in Client(home.expanduser()).status()["plugins"]}
-    installed = registry.installed()
-    rows = []
-    for name in sorted({*found.plugins, *installed}):
-        entry = found.plugins.get(name)
-        profiles = [key for key, value in found.profiles.items() if name in value.plugins]
-        if profile and profile not in profiles:
-            continue
-        is_present = name in installed or bool(entry and entry.module)
-        state = "not configured" if entry is None else "stopped" if entry.enabled else "disabled"
-        reason = "" if is_present else "no installed package offers it"
-        distribution = installed[name].dist if name in installed else None
-        rows.append(
-            {
-                "id": name,
-                "kind": entry.kind if entry else "",
-                "version": distribution.version if distribution else "",
-                "host": entry.host if entry else "",
-                "enabled": bool(entry and entry.enabled),
-                "profiles": profiles,
-                "state": live.get(name, {}).get("state", state if is_present else "missing"),
-                "reason": live.get(name, {}).get("reason", reason),
-            }
-        )
-    if as_json:
-        return print_report({"plugins": rows}, True)
-    _table(rows, ["id", "kind", "version", "host", "state", "profiles", "reason"])
-
-
-@plugin_app.command("info")
-def plugin_info(
-    plugin: str, home: Home = DEFAULT_HOME, config_path: ConfigPath = None, as_json: AsJson = False
-) -> None:
-    """Show a plugin's kind, options and permissions; it is imported in a process of its own."""
-    import subprocess
-
-    found = _find_config(config_path, home.expanduser())
-    if plugin not in found.plugins and plugin not in registry.installed():
-        raise ConfigError(f"there is no plugin {plugin!r}; see `tickerml plugin list`")
-    entry = found.plugins.get(plugin)
-    report: dict[str, Any] = {"id": plugin, "configured": msgspec.to_builtins(entry) if entry else None}
-    answer = subprocess.run(
-        [sys.executable, "-m", "tickerml.kernel.describe", plugin, entry.module if entry else ""],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    report |= json.loads(answer.stdout) if answer.returncode == 0 else {"error": answer.stderr.strip()}
-    print_report(report, as_json)
-    if answer.returncode:
-        raise typer.Exit(1)
-
-
-def _set_enabled(plugin: str, is_enabled: bool, home: Path, config_path: Path | None, as_json: bool) -> None:
-    home = home.expanduser()
-    try:
-        done = Client(home).request(control.PluginRequest(plugin, is_enabled), timeout_s=10)
-        report = {"plugin": plugin, "enabled": is_enabled, "live": True, "seq": done.seq}
-    except KernelUnreachable:
-        config.set_enabled(_find_config(config_path, home).path, plugin, is_enabled)
-        report = {"plugin": plugin, "enabled": is_enabled, "live": False}
-    print_report(report, as_json)
-
-
-@plugin_app.command("enable")
-def enable_plugin(
-    plugin: str, home: Home = DEFAULT_HOME, config_path: ConfigPath = None, as_json: AsJson = False
-) -> None:
-    """Enable a plugin in plugins.toml, and at once where a kernel runs."""
-    _set_enabled(plugin, True, home, config_path, as_json)
-
-
-@plugin_app.command("disable")
-def disable_plugin(
-    plugin: str, home: Home = DEFAULT_HOME, config_path: ConfigPath = None, as_json: AsJson = False
-) -> None:
-    """Disable a plugin in plugins.toml, and at once where a kernel runs."""
-    _set_enabled(plugin, False, home, config_path, as_json)
-
-
 # --- Doctor ---------------------------------------------------------------------------------------
 
 
@@ -479,22 +405,43 @@ def doctor(home: Home = DEFAULT_HOME, config_path: ConfigPath = None, as_json: A
         raise typer.Exit(1)
 
 
-def _table(rows: list[dict[str, Any]], columns: list[str]) -> None:
-    texts = [[", ".join(v) if isinstance(v := row[c], list) else str(v) for c in columns] for row in rows]
-    widths = [max(len(line[i]) for line in [columns, *texts]) for i in range(len(columns))]
-    for line in [columns, *texts]:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-
-
 def main() -> None:
     """Run the command line; the console script."""
+    as_json = "--json" in sys.argv
     try:
-        app()
+        own = {*typer.main.get_command(app).commands}  # type: ignore[attr-defined]
+        if not commands.run_plugin_command(sys.argv[1:], own):
+            code = app(standalone_mode=not as_json)
+            sys.exit(code if isinstance(code, int) else 0)
     except TickerMLError as error:
-        if "--json" in sys.argv:
-            print(json.dumps({"error": str(error), "type": type(error).__name__}))
-        print(f"tickerml: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError) else 3 if isinstance(error, KernelUnreachable) else 1)
+        _fail(error, str(error), _exit_code(error), as_json)
+    except typer.Abort as error:
+        _fail(error, "interrupted", 1, as_json)
+    except Exception as error:
+        # With --json typer leaves wrong usage to us, so that it can be an object, too.
+        explain: Any = getattr(error, "format_message", None)
+        if explain is None:
+            raise
+        _fail(error, explain(), 2, as_json)
+
+
+def _exit_code(error: TickerMLError) -> int:
+    match error:
+        case ConfigError():
+            return 2
+        case KernelUnreachable():
+            return 3
+        case ChangeRolledBack():
+            return 4
+        case _:
+            return 1
+
+
+def _fail(error: Exception, text: str, code: int, as_json: bool) -> NoReturn:
+    if as_json:
+        print(json.dumps({"error": text, "type": type(error).__name__}))
+    print(f"tickerml: {text}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ def headline(report: dict[str, Any], guard: GuardReport | None, now_ns: int) -> 
         f"degraded by {row['part']}: {row['reason']}, {since(row['since_ns'], now_ns)}"
         for row in report["degraded"]
     ]
+    if (change := report.get("change")) and not change["outcome"]:
+        lines.append(f"change {change['number']} ({change['reason']}): {change['step']} of {change['host']}")
     return lines + ([guarded(guard)] if guard else [])
 
 

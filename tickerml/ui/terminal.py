@@ -1,6 +1,7 @@
 """What the commands share: their common options, and how they print."""
 
 import contextlib
+import re
 import shutil
 import sys
 import time
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tickerml.kernel import StoreError, runs
+from tickerml.kernel import ConfigError, PackageError, StoreError, runs
 from tickerml.kernel.report import show
 
 DEFAULT_HOME = Path("~/.tickerml")
@@ -44,6 +45,48 @@ def find_run(given: Path | None, home: Path) -> Path:
 def print_report(report: dict[str, Any], as_json: bool) -> None:
     """Print *report* for a person, or as one JSON object."""
     show(report, sys.stdout, as_json=as_json)
+
+
+def print_table(rows: list[dict[str, Any]], columns: list[str]) -> None:
+    """Print *columns* of *rows* for a person."""
+    texts = [[_cell(row[column]) for column in columns] for row in rows]
+    widths = [max(len(line[i]) for line in [columns, *texts]) for i in range(len(columns))]
+    for line in [columns, *texts]:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else "" if value is None else str(value)
+
+
+def parse_seconds(text: str, option: str = "--for") -> float:
+    """
+    Return seconds of "90", "20s", "10m", "1h30m".
+
+    Raises: ConfigError: it is no duration.
+    """
+    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
+    if not text or not parts:
+        raise ConfigError(f"{option} {text}: expected a duration like 20s, 10m or 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in parts.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def ask(question: str, lines: list[str], *, is_yes: bool) -> None:
+    """
+    Show *lines* on stderr, and go on only when the person at the terminal agrees, or has before.
+
+    Raises: PackageError: a no, or nobody is there to ask.
+    """
+    for line in lines:
+        print(line, file=sys.stderr)
+    if is_yes:
+        return
+    if not sys.stdin.isatty():
+        raise PackageError(f"{question} There is no terminal to ask on; say it with --yes")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise PackageError("nothing was changed")
 
 
 @contextlib.contextmanager
