@@ -14,14 +14,38 @@ from typing import Any
 import msgspec
 import zmq
 
-from tickerml.kernel import codec, control
+from tickerml.kernel import catalog, codec, control
 from tickerml.kernel import messages as m
-from tickerml.kernel.config import KernelSettings, PluginPlan
+from tickerml.kernel.config import KernelSettings, Plan, PluginPlan, load, plan
 from tickerml.kernel.journal import Checkpoint, JournalWriter
 from tickerml.kernel.sequencer import Sequencer, SequencerState
 
 TOKEN = "0" * 32
-PLUGINS = [("exchange-fake", "exchange"), ("risk-fake", "risk_rule"), ("console", "page")]
+TOML = """\
+format = 1
+[profile.demo]
+plugins = ["exchange-synthetic", "strategy-imbalance", "risk-limits", "console"]
+[profile.demo.options.strategy-imbalance]
+exit = -0.2
+[plugin.exchange-synthetic] # the market
+[plugin.strategy-imbalance]
+host = "trade"
+options = { enter = 0.4 }
+[plugin.risk-limits]
+host = "trade"
+[plugin.console]
+"""
+CHANGE = {
+    "host": "trade",
+    "hosts": ["trade"],
+    "failed_at": "",
+    "outcome": "",
+    "error": "",
+    "since_ns": 0,
+    "left_s": 0.0,
+    "gap_ms": 0.0,
+    "shadow": None,
+}
 
 
 class FakeKernel:
@@ -35,7 +59,14 @@ class FakeKernel:
         self.halted_by = ""
         self.degraded: list[dict[str, Any]] = []
         self.pulse: Callable[[], list[m.Message]] = list  # published five times a second
-        self._disabled: set[str] = set()
+        self.change: dict[str, Any] | None = None
+        self.is_quick = True  # whether a change is permanent at once, and does not wait for go()
+        self.config = home / "plugins.toml"
+        if not self.config.exists():
+            self.config.write_text(TOML)
+        self._wanted: control.ChangeRequest | None = None
+        self.plan = self.before = self._plan()  # before: what ran when the last change was asked for
+        self._began = time.monotonic()
         self._runtime = tempfile.mkdtemp(prefix="fk-")
         run_dir = home / "run"
         self._writer = JournalWriter(run_dir / "journal", map_mb=64, commit_ms=2)
@@ -75,6 +106,20 @@ class FakeKernel:
         self._is_stopped = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
+
+    def _plan(self) -> Plan:
+        found = catalog.find(self.home, self.config.with_name("plugins.lock"))
+        return plan(load(self.config), "demo", ["strategy-imbalance.take=0.9"], catalog=found)
+
+    def go(self, step: str, **facts: Any) -> None:
+        """Let the change under way come to *step*; the files of one that is permanent are put in place."""
+        assert self._wanted is not None
+        if facts.get("outcome") == "permanent":
+            for prepared, target in self._wanted.files.items():
+                os.replace(prepared, target)
+            self.plan = self._wanted.plan
+        with self._lock:
+            self.change = {**(self.change or {}), "step": step, **facts}
 
     def start_console(self) -> subprocess.Popen[bytes]:
         """Start the host process, by a thread that outlives it; returns once it has started or has failed."""
@@ -152,18 +197,30 @@ class FakeKernel:
             case control.ResumeRequest():
                 self.halted_by = ""
                 self.publish(m.TradingResumed(time.time_ns(), message.source, message.reason))
-            case control.PluginRequest():
-                (self._disabled.discard if message.is_enabled else self._disabled.add)(message.plugin)
+            case control.StatusRequest():
+                return control.Status(self._report())
+            case control.ChangeRequest():
+                self._wanted, self.before = message, self.plan
+                number = self.change["number"] + 1 if self.change else 1
+                self.change = {**CHANGE, "number": number, "reason": message.reason, "step": "starting"}
+                if self.is_quick:
+                    self.go("ended", outcome="permanent")
+                self.requests.append(message)
+                return control.Accepted(number)
+            case control.CancelRequest():
+                self.go("ended", outcome="rolled back", failed_at=self.change["step"], error=message.reason)
+            case control.SettleRequest():
+                self.go("probation", left_s=20.0)
+            case control.DiagnosticsRequest():
+                return control.Diagnosis(message.plugin, {"orders": 3, "api_key": "hidden"})
             case _:
                 return None
         self.requests.append(message)
         return control.Done(self._sequencer.seq)
 
     def _report(self) -> dict[str, Any]:
-        def plugin(name: str, kind: str) -> dict[str, Any]:
-            state = "disabled" if name in self._disabled else "active"
-            return {"id": name, "kind": kind, "host": name, "state": state, "reason": ""}
-
+        uptime = time.monotonic() - self._began
+        members = self.plan.hosts()
         hosts = [
             {
                 "host": name,
@@ -173,19 +230,42 @@ class FakeKernel:
                 "lag": 3,
                 "lag_s": 0.2,
                 "rss_mb": 41.5,
+                "cpu_s": 0.1 * uptime,
                 "reason": "",
             }
-            for name in (*(plugin for plugin, _ in PLUGINS), "trade")
+            for name in members
         ]
         return {
             "state": "degraded" if self.degraded else "running",
             "since_ns": 0,
             "degraded": self.degraded,
+            "profile": "demo",
+            "config": str(self.config),
+            "overrides": self.plan.overrides,
+            "session": 1,
+            "uptime_s": uptime,
             "canary": {"trade": 1.5},
             "seq": self._sequencer.seq,
             "messages_per_s": 250.0,
             "halted_by": self.halted_by or None,
             "hosts": hosts,
-            "plugins": [plugin(name, kind) for name, kind in PLUGINS],
+            "plugins": [self._row(each, uptime) for each in self.plan.plugins],
+            "change": self.change,
             "summary": {"orders": 3, "fills": 1, "orders_denied": 0},
+        }
+
+    def _row(self, planned: PluginPlan, uptime: float) -> dict[str, Any]:
+        state, reason = ("active", "") if planned.enabled else ("blocked", "disabled")
+        return {
+            "id": planned.id,
+            "kind": planned.kind,
+            "version": planned.version,
+            "host": planned.host,
+            "state": state,
+            "reason": reason,
+            "enabled": planned.enabled,
+            "published": int(50 * uptime),
+            "publishes": planned.publishes,
+            "secrets": planned.secrets,
+            "warnings": planned.warnings,
         }

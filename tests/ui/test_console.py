@@ -3,7 +3,6 @@ import socket
 import subprocess
 import sys
 import time
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,6 +14,7 @@ from tickerml.kernel import (
     OrderAccepted,
     OrderSubmitted,
     OrderType,
+    PluginError,
     PortfolioSnapshot,
     Position,
     Side,
@@ -22,20 +22,12 @@ from tickerml.kernel import (
     control,
 )
 from tickerml.kernel.testing import Market, instrument
+from tickerml.ui.console import ConsoleOptions, take_address
 
 from .fake_kernel import FakeKernel
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = "/usr/bin/chromium"
-ARGUMENTS = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 ATTACK = '<img src="https://evil.example/x" onerror="document.title=1">'
 MARKET = Market("fake")
 
@@ -74,13 +66,6 @@ def pulse():
 
 
 @pytest.fixture(scope="module")
-def port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
 def kernel(tmp_path_factory, port):
     kernel = FakeKernel(tmp_path_factory.mktemp("home"), port)
     kernel.publish(*history())
@@ -90,48 +75,11 @@ def kernel(tmp_path_factory, port):
     kernel.close()
 
 
-@pytest.fixture(scope="module")
-def url(kernel, port):
-    return f"http://127.0.0.1:{port}"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the dev group")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, chromium_sandbox=False)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def password(kernel):
-    return (kernel.home / "console" / "password.txt").read_text().strip()
-
-
-@pytest.fixture
-def open_page(browser, url, password):
-    """Open the console, signed in, in a browser of its own; every request must stay on this machine."""
-    contexts, requests = [], []
-
-    def open_page(width=1600, height=960):
-        context = browser.new_context(viewport={"width": width, "height": height})
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(url)
-        page.get_by_label("Operator password").fill(password)
-        page.get_by_role("button", name="Sign in").click()
-        page.locator(".plugin").first.wait_for()
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert len(requests) > 10
-    asked = {urlsplit(each).netloc for each in requests if not each.startswith("data:")}
-    assert asked == {urlsplit(url).netloc}
+def changed(kernel):
+    """Return which plugins the one change that was asked for enables or disables."""
+    (request,) = kernel.requests
+    was = {each.id: each.enabled for each in kernel.before.plugins}
+    return {each.id: each.enabled for each in request.plan.plugins if each.enabled != was[each.id]}
 
 
 def wait_for_paint(page, selector):
@@ -273,26 +221,26 @@ def test_what_is_degraded_is_shown_with_its_reason_until_it_is_well_again(open_p
 
 def test_switching_a_risk_rule_off_asks_first(open_page, kernel):
     page = open_page()
-    switch = page.get_by_role("switch", name="risk-fake enabled")
+    switch = page.get_by_role("switch", name="risk-limits enabled")
     switch.click()
-    page.get_by_text("Disable risk-fake?").wait_for()
+    page.get_by_text("Disable risk-limits?").wait_for()
     page.get_by_role("button", name="Cancel").click()
-    page.locator('[aria-label="risk-fake enabled"][aria-checked="true"]').wait_for()
+    page.locator('[aria-label="risk-limits enabled"][aria-checked="true"]').wait_for()
     assert kernel.requests == []
 
     switch.click()
     page.get_by_role("button", name="Disable").click()
-    page.get_by_text("risk-fake: disabled.").wait_for()
-    assert kernel.requests == [control.PluginRequest("risk-fake", False)]
+    page.get_by_text("risk-limits: disabled.").wait_for()
+    assert changed(kernel) == {"risk-limits": False}
     kernel.requests.clear()
 
 
 def test_switching_another_plugin_does_not_ask(open_page, kernel):
     page = open_page()
-    page.get_by_role("switch", name="exchange-fake enabled").click()
+    page.get_by_role("switch", name="exchange-synthetic enabled").click()
 
-    page.get_by_text("exchange-fake: disabled.").wait_for()
-    assert kernel.requests == [control.PluginRequest("exchange-fake", False)]
+    page.get_by_text("exchange-synthetic: disabled.").wait_for()
+    assert changed(kernel) == {"exchange-synthetic": False}
     kernel.requests.clear()
 
 
@@ -330,6 +278,26 @@ def test_a_port_in_use_is_reported_and_takes_nothing_else_down(kernel, tmp_path,
     assert second.unfit == [
         f"console: cannot use 127.0.0.1:{port}: address already in use; set another with --set console.port=N"
     ]
+
+
+def test_a_console_shares_its_address_with_the_next_one_of_its_kernel_and_with_no_other(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        options = ConsoleOptions(port=free.getsockname()[1])
+    with take_address(tmp_path / "mine", options) as first:
+        first.listen()
+        take_address(tmp_path / "mine", options).close()
+        with pytest.raises(PluginError, match="address already in use"):
+            take_address(tmp_path / "another", options)
+
+
+def test_an_address_of_something_else_is_not_shared(tmp_path):
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(PluginError, match="address already in use"):
+            take_address(tmp_path, ConsoleOptions(port=other.getsockname()[1]))
 
 
 @pytest.mark.parametrize("package", ["nicegui", "argon2", "uvicorn"])

@@ -291,7 +291,14 @@ def test_plugins_show_the_cost_of_their_host_or_what_is_wrong(state):
     plugins = [
         {"id": "a", "kind": "risk_rule", "host": "trade", "state": "active", "reason": ""},
         {"id": "b", "kind": "strategy", "host": "trade", "state": "failed", "reason": "build: ValueError"},
-        {"id": "c", "kind": "store", "host": "trade", "state": "disabled", "reason": ""},
+        {
+            "id": "c",
+            "kind": "store",
+            "host": "trade",
+            "state": "blocked",
+            "reason": "disabled",
+            "enabled": False,
+        },
     ]
     state.apply_status({"hosts": [host], "plugins": plugins}, 0.0)
 

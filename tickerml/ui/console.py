@@ -71,17 +71,20 @@ def run_console(ctx: PageContext, options: ConsoleOptions) -> None:
 
         from .access import Access, Gate
         from .follow import Follower
+        from .pages.frame import Desk
         from .pages.site import build_site
+        from .shelf import Shelf
     except ImportError as error:
         if error.name and error.name.startswith("tickerml"):
             raise
         raise ConfigError(f"the console needs the extra: pip install 'tickerml[console]' ({error})") from None
-    listener = _listen(options)
+    listener = take_address(ctx.data_dir, options)
     access = Access(ctx.data_dir)
     if access.new_password:
         ctx.log.info("console.password_created", path=str(access.new_password), notice=True)
     follower = Follower(ctx.home, ConsoleState(), ctx.log)
-    site = build_site(follower, access, ctx.profile, options.drawdown_limit)
+    desk = Desk(follower, Shelf(ctx.home), ctx.profile, options.drawdown_limit)
+    site = build_site(desk, access)
 
     async def tell() -> None:
         ctx.alive()
@@ -108,20 +111,66 @@ def _end(number: int, frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-def _listen(options: ConsoleOptions) -> socket.socket:
-    family = socket.AF_INET6 if ":" in options.address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+class Serving(msgspec.Struct, frozen=True):
+    """Which console of a home serves, and where: the content of serving.json."""
+
+    pid: int
+    kernel: int  # pid of its kernel
+    address: str
+    port: int
+
+
+def take_address(directory: Path, options: ConsoleOptions) -> socket.socket:
+    """
+    Return a socket at the address, which begins to listen when it is served.
+
+    It is shared with none but a console of the same kernel that is about to be replaced.
+
+    Args:
+        directory: where the consoles of this home say who serves.
+    Raises: PluginError: the address cannot be used.
+    """
+    path = directory / "serving.json"
     try:
-        listener.bind((options.address, options.port))
-        listener.listen()  # two sockets may bind the same address, but only one can listen on it
+        if not _is_ours(path, options):
+            _bind(options, shares=False).close()
+        listener = _bind(options, shares=True)
     except OSError as error:
-        listener.close()
         reason = "address already in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
         raise PluginError(
             PLUGIN,
             f"cannot use {options.address}:{options.port}: {reason}; set another with --set console.port=N",
         ) from None
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    serving = Serving(os.getpid(), os.getppid(), options.address, options.port)
+    path.with_suffix(".new").write_bytes(msgspec.json.encode(serving))
+    path.with_suffix(".new").replace(path)
+    return listener
+
+
+def _is_ours(path: Path, options: ConsoleOptions) -> bool:
+    """Whether the console before this one, of the same kernel, serves at the same address."""
+    try:
+        there = msgspec.json.decode(path.read_bytes(), type=Serving)
+        os.kill(there.pid, 0)
+    except (OSError, msgspec.MsgspecError):
+        return False
+    return (there.kernel, there.address, there.port) == (os.getppid(), options.address, options.port)
+
+
+def _bind(options: ConsoleOptions, *, shares: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in options.address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shares and hasattr(socket, "SO_REUSEPORT"):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((options.address, options.port))
+        if not shares:
+            listener.listen()  # two sockets may bind the same address, but only one can listen on it
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 

@@ -51,6 +51,8 @@ from tickerml.kernel import (
     Position,
     SequenceGap,
     Side,
+    SwapEnded,
+    SwapStarted,
     Trade,
     TradingHalted,
     TradingResumed,
@@ -85,6 +87,8 @@ _EVENTS: dict[type[Message], str] = {
     HostStopped: "host.left",
     PluginFailed: "plugin.failed",
     PluginChanged: "plugin.changed",
+    SwapStarted: "swap.started",
+    SwapEnded: "swap.ended",
 }
 _TOLD_BY_MESSAGE = frozenset({"order.filled", *_EVENTS.values()})  # plugins log these too, in ticks
 _UNTOLD = frozenset({"ts_recv", "ts_event", "order_id", "account", "pid", "epoch"})
@@ -482,11 +486,12 @@ class ConsoleState:
     def _plugin_row(self, entry: dict[str, Any], hosts: dict[str, dict[str, Any]]) -> dict[str, Any]:
         host = hosts.get(entry["host"], {})
         facts = [entry["kind"].replace("_", " ")]
-        if host and entry["state"] != "disabled":
+        is_on = entry.get("enabled", True)
+        if host and is_on:
             facts += [f"lag {host['lag']:,}", f"{host['rss_mb']:,.0f} MB"]
             facts += [f"restarts {host['restarts']}"] if host["restarts"] else []
-        is_on = entry["state"] != "disabled"
-        detail = entry["reason"] if entry["reason"] and entry["state"] != "active" else " · ".join(facts)
+        is_well = entry["state"] == "active" or not (is_on and entry["reason"])
+        detail = " · ".join(facts) if is_well else entry["reason"]
         return {**entry, "is_on": is_on, "detail": detail}
 
 

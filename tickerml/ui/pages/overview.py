@@ -1,121 +1,86 @@
 """
-The one page of the console: prices, book, money, plugins, log, and the way to stop it all.
+The overview: prices, book, money, plugins, log.
 
-Nothing is sent for a message of the bus. A page looks at the shared state five times a
-second and sends what has changed since it last looked. Whoever does something that moves
-risk is asked first, and is checked again when the answer comes, by the handler and not by
-what the page lets one click.
+A page looks at the shared state five times a second; what every page has is in frame.py.
 """
 
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
-from nicegui import run, ui
+from nicegui import ui
 
-from tickerml.kernel import UNIT, BusError, control, format_units
+from tickerml.kernel import format_units
 
-from ..follow import Follower
+from .. import installing
+from ..listing import tone
 from ..state import CANDLES_KEPT, LOG_LINES_KEPT, POINTS_KEPT, PRINTS_KEPT, Key, Row, signed
 from .charts import candle_options, equity_options
+from .frame import Desk, Page, Rows, card
 
 FRAME_S = 0.2
 SLOW_FRAMES = 5  # money, plugins and the curve change once a second
 LADDER_DEPTH = 12
-PENDING_S = 3.0  # a switch waits this long for the report to agree with it
-DANGEROUS_KINDS = frozenset({"risk_rule", "simulator"})
-DOTS = {"active": "good", "disabled": "off", "stopped": "off", "failed": "bad", "quarantined": "bad"}
-SOURCE = "console"
-Switcher = Callable[[dict[str, Any], bool], Awaitable[None]]
-_HERE = Path(__file__).parent
+Switcher = Callable[[dict[str, Any], bool], Awaitable[bool]]
 
 
 class Ladder(ui.element, component="ladder.js"):
     """The order book."""
 
 
-class Rows(ui.element, component="rows.js"):
-    """A table of texts; a column is (label, alignment class)."""
-
-    def __init__(
-        self, label: str, columns: list[tuple[str, str]], empty: str, limit: int = 0, follows: bool = False
-    ) -> None:
-        super().__init__()
-        self._props["columns"] = [{"label": name, "align": align} for name, align in columns]
-        self._props["label"], self._props["empty"] = label, empty
-        self._props["limit"], self._props["follows"] = limit, follows
-
-    def show(self, rows: list[Row]) -> None:
-        """Replace everything."""
-        self.run_method("show", msgspec.to_builtins(rows))
-
-    def push(self, rows: list[Row]) -> None:
-        """Add to what is there."""
-        if rows:
-            self.run_method("push", msgspec.to_builtins(rows))
-
-
 class PluginLine:
     """One plugin in the list."""
 
-    def __init__(
-        self, entry: dict[str, Any], on_switch: Callable[[dict[str, Any], bool], Awaitable[None]]
-    ) -> None:
+    def __init__(self, entry: dict[str, Any], on_switch: Switcher) -> None:
         self._entry = entry
-        self._pending_until = 0.0
+        self._is_pending = False
         with ui.element("div").classes("plugin"):
             self._dot = ui.element("span").classes("dot").props('role="img"')
             with ui.element("div").classes("plugin-text"):
-                ui.label(entry["id"]).classes("plugin-name")
+                ui.link(entry["id"], f"/plugins/{entry['id']}").classes("plugin-name")
                 self._detail = ui.label().classes("plugin-detail")
             self._switch = ui.switch(value=entry["is_on"], on_change=lambda event: self._changed(event.value))
             self._switch.props(f'dense size=sm aria-label="{entry["id"]} enabled"')
         self._on_switch = on_switch
 
     async def _changed(self, is_on: bool) -> None:
-        if is_on != self._entry["is_on"]:
-            self._pending_until = time.monotonic() + PENDING_S
-            await self._on_switch(self._entry, is_on)
+        if is_on == self._entry["is_on"]:
+            return
+        self._is_pending = True  # the report says it only once the change has got through
+        self._switch.disable()
+        try:
+            if await self._on_switch(self._entry, is_on):
+                self._entry = {**self._entry, "is_on": is_on}
+        finally:
+            self._is_pending = False
+            self._switch.enable()
+            self._switch.set_value(self._entry["is_on"])
 
     def show(self, entry: dict[str, Any]) -> None:
         """Show what the report says, unless a switch just thrown is still on its way."""
         self._entry = entry
-        self._dot.classes(replace=f"dot {DOTS.get(entry['state'], 'busy')}").props(
+        self._dot.classes(replace=f"dot {tone(entry['state'], entry['reason'])}").props(
             f'aria-label="{entry["state"]}"'
         )
         self._detail.set_text(entry["detail"])
-        if entry["is_on"] == self._switch.value or time.monotonic() > self._pending_until:
+        if not self._is_pending:
             self._switch.set_value(entry["is_on"])
 
-    def reset(self) -> None:
-        """Put the switch back to what the report says."""
-        self._switch.set_value(self._entry["is_on"])
 
-
-class Overview:
+class Overview(Page):
     """The page of one browser tab."""
 
-    def __init__(
-        self,
-        follower: Follower,
-        is_signed_in: Callable[[], bool],
-        profile: str,
-        drawdown_limit: float,
-        is_dark: bool,
-    ) -> None:
+    NAME = "Overview"
+
+    def __init__(self, desk: Desk, is_signed_in: Callable[[], bool], is_dark: bool) -> None:
         """
         Args:
             is_signed_in: whether this page's session is still good.
-            drawdown_limit: the end of the drawdown bar, a fraction.
         """
-        self._follower = follower
-        self._is_signed_in = is_signed_in
-        self._profile = profile
-        self._limit = drawdown_limit
-        self._is_dark = is_dark
+        super().__init__(desk, is_signed_in, is_dark)
+        self._follower = desk.follower
+        self._limit = desk.drawdown_limit
         self._market: Key = ("", "")
         self._plugins: dict[str, PluginLine] = {}
         self._frame = 0
@@ -128,57 +93,34 @@ class Overview:
 
     def build(self) -> None:
         """Make every element, and start to look."""
-        ui.add_css((_HERE / "console.css").read_text())
-        ui.add_head_html(f"<script>{(_HERE / 'page.js').read_text()}</script>")
-        ui.colors(primary="#4c8dff", positive="#0ecb81", negative="#f6465d", dark="#131822")
-        self._theme = ui.dark_mode(self._is_dark)
-        self._build_header()
-        ui.element("div").classes("banner").props('role="alert"')
-        self._degraded = ui.label().classes("degraded").props('role="status"')
+        super().build()
         with ui.element("main").classes("grid"):
             self._build_cards()
         ui.timer(FRAME_S, self._look)
 
-    def _build_header(self) -> None:
-        with ui.element("header").classes("top") as self._header:
-            ui.icon("candlestick_chart").classes("logo")
-            ui.label("TickerML").classes("brand")
-            ui.label("PAPER").classes("paper").tooltip("Paper trading: no order leaves this machine")
-            self._equity = ui.label("Equity –").classes("equity num")
-            self._drawdown = ui.label().classes("num wide quiet")
-            self._bus = ui.label().classes("num wide quiet")
-            self._clock = ui.label().classes("num wide quiet")
-            ui.element("span").classes("space")
-            self._choice = ui.select([], on_change=lambda event: self._choose(event.value))
-            self._choice.props('dense outlined options-dense aria-label="Market"').classes("market")
-            self._halted = ui.label().classes("halted").props('role="alert"')
-            self._resume = ui.button("Resume", icon="play_arrow", color="white", on_click=self._ask_resume)
-            self._resume.props("dense unelevated no-caps text-color=red-10").classes("resume")
-            self._kill = ui.button("Kill switch", icon="dangerous", color="negative", on_click=self._ask_halt)
-            self._kill.props("dense unelevated size=sm").classes("kill")
-            _icon_button("contrast", "Change between dark and light", self._toggle_theme)
-            with ui.element("form").props('method="post" action="/logout"'):
-                _icon_button("logout", "Sign out everywhere").props('type="submit"')
+    def _build_choice(self) -> None:
+        self._choice = ui.select([], on_change=lambda event: self._choose(event.value))
+        self._choice.props('dense outlined options-dense aria-label="Market"').classes("market")
 
     def _build_cards(self) -> None:
-        with _card("prices") as self._prices_title:
+        with card("prices") as self._prices_title:
             self._candles = ui.echart(candle_options(self._is_dark)).classes("chart")
-        with _card("book", "Order book"):
+        with card("book", "Order book"):
             self._ladder = Ladder().classes("fill")
-        with _card("plugins", "Plugins"):
+        with card("plugins", "Plugins"):
             self._plugin_list = ui.element("div").classes("plugin-list")
-        with _card("equity-card", "Equity"):
+        with card("equity-card", "Equity"):
             self._curve = ui.echart(equity_options(self._is_dark)).classes("chart")
-        with _card("tape", "Trades"):
+        with card("tape", "Trades"):
             columns = [("Time", ""), ("Price", "r tinted"), ("Quantity", "r"), ("", "r mark")]
             self._tape = Rows("Trades", columns, "No trade yet.", PRINTS_KEPT)
-        with _card("risk", "Risk"):
+        with card("risk", "Risk"):
             self._build_risk()
-        with _card("positions", "Positions"):
+        with card("positions", "Positions"):
             names = ["Symbol", "Exchange", "Quantity", "Entry", "Mark", "Value", "Unrealized", "Realized"]
             columns = [(name, "" if index < 2 else "r") for index, name in enumerate(names)]
             self._positions = Rows("Positions", columns, "Nothing is held.")
-        with _card("log", "Log"):
+        with card("log", "Log"):
             self._log = Rows("Log", [("", "time"), ("", "level"), ("", "")], "", LOG_LINES_KEPT, follows=True)
 
     def _build_risk(self) -> None:
@@ -201,14 +143,13 @@ class Overview:
             self._show_market()
             self._log.push(state.log_rows(self._last_line))
             self._last_line = state.log[-1].id if state.log else 0  # type: ignore[assignment]
-            self._show_halt(state.halted_by)
+            self.show_halt(state.halted_by)
             if is_slow:
                 self._show_choice()
                 self._show_money()
                 self._show_plugins()
-                self._show_bus()
-                self._show_degraded(state.sickness())
-        ui.run_javascript(f"tickerml.hear({msgspec.json.encode(doubt).decode()})")
+                self.show_header()
+        self.hear(doubt)
 
     def _show_choice(self) -> None:
         options = {
@@ -253,9 +194,6 @@ class Overview:
         state = self._follower.state
         if (portfolio := state.portfolio()) is None:
             return
-        sign = "$" if portfolio.currency.startswith("USD") else f"{portfolio.currency} "
-        self._equity.set_text(f"Equity {sign}{portfolio.equity / UNIT:,.2f}")
-        self._drawdown.set_text(f"DD {portfolio.drawdown:.1%} / {self._limit:.0%}")
         self._drawdown_bar.show(
             portfolio.drawdown / self._limit, f"{portfolio.drawdown:.2%} of {self._limit:.0%}"
         )
@@ -299,73 +237,21 @@ class Overview:
         for name, entry in entries.items():
             self._plugins[name].show(entry)
 
-    def _show_bus(self) -> None:
-        report = self._follower.state.report
-        lag = max((host["lag_s"] for host in report.get("hosts", [])), default=0.0)
-        self._bus.set_text(f"{report.get('messages_per_s', 0):,.0f} msg/s · lag {lag:.1f} s")
-        self._clock.set_text(f"{self._profile} · {datetime.now(UTC):%H:%M:%S} UTC")
-
-    def _show_degraded(self, sickness: str) -> None:
-        self._degraded.set_text(f"DEGRADED: {sickness}" if sickness else "")
-
-    def _show_halt(self, reason: str) -> None:
-        self._header.classes("is-halted") if reason else self._header.classes(remove="is-halted")
-        self._halted.set_text(f"HALTED by {reason}" if reason else "")
-        self._halted.set_visibility(bool(reason))
-        self._resume.set_visibility(bool(reason))
-        self._kill.set_visibility(not reason)
-
     # --- What a person does -------------------------------------------------------------------
 
-    def _toggle_theme(self) -> None:
-        self._is_dark = not self._is_dark
-        self._theme.set_value(self._is_dark)
+    def theme_changed(self) -> None:
+        """Draw the charts again."""
         for chart, options in ((self._candles, candle_options), (self._curve, equity_options)):
             merged = options(self._is_dark)
             merged.pop("dataZoom", None)  # where the reader has zoomed to is his
             chart.run_chart_method("setOption", merged)
-        name = "dark" if self._is_dark else "light"
-        ui.run_javascript(
-            f"document.cookie = 'tickerml_theme={name}; path=/; max-age=31536000; SameSite=Strict'"
-        )
 
-    async def _ask_halt(self) -> None:
-        text = "No new orders are accepted and open ones are canceled, until a person resumes trading."
-        if await _confirm("Halt all trading?", text, "Halt trading"):
-            await self._request(
-                control.HaltRequest("console", "the kill switch was pressed"), "Trading is halted."
-            )
-
-    async def _ask_resume(self) -> None:
-        text = f"It was halted by {self._follower.state.halted_by}. Strategies may order again at once."
-        if await _confirm("Resume trading?", text, "Resume trading"):
-            await self._request(
-                control.ResumeRequest("console", "resumed by the operator"), "Trading is resumed."
-            )
-
-    async def _switch(self, entry: dict[str, Any], is_on: bool) -> None:
+    async def _switch(self, entry: dict[str, Any], is_on: bool) -> bool:
         plugin, verb = entry["id"], "enable" if is_on else "disable"
-        if entry["kind"] in DANGEROUS_KINDS:
-            kind = entry["kind"].replace("_", " ")
-            text = f"{plugin} is a {kind}: what limits and fills orders changes while trading goes on."
-            if not await _confirm(f"{verb.capitalize()} {plugin}?", text, verb.capitalize()):
-                self._plugins[plugin].reset()
-                return
-        if not await self._request(control.PluginRequest(plugin, is_on), f"{plugin}: {verb}d."):
-            self._plugins[plugin].reset()
-
-    async def _request(self, message: Any, success: str) -> bool:
-        """Ask the kernel, and say what came of it; returns whether it did."""
-        if not self._is_signed_in():
-            ui.navigate.to("/login")
+        deed = installing.enable if is_on else installing.disable
+        if not await self.confirm_danger(verb.capitalize(), plugin, entry["kind"]):
             return False
-        try:
-            await run.io_bound(self._follower.request, message)
-        except BusError as error:
-            ui.notify(str(error), type="negative", multi_line=True)
-            return False
-        ui.notify(success)
-        return True
+        return await self.do(lambda at, dialog: deed(at, plugin, dialog), f"{plugin}: {verb}d.")
 
 
 class Bar:
@@ -401,38 +287,3 @@ def _figure(name: str) -> ui.label:
             ui.label(name)
         with ui.element("dd"):
             return ui.label("–").classes("num")
-
-
-class _card:
-    """A titled box; entering it gives the title."""
-
-    def __init__(self, name: str, title: str = "") -> None:
-        self._box = ui.element("section").classes(f"card {name}")
-        with self._box:
-            self._title = ui.label(title).classes("title")
-
-    def __enter__(self) -> ui.label:
-        self._box.__enter__()
-        return self._title
-
-    def __exit__(self, *details: object) -> None:
-        self._box.__exit__(*details)
-
-
-def _icon_button(icon: str, label: str, on_click: Callable[[], None] | None = None) -> ui.button:
-    button = ui.button(icon=icon, on_click=on_click).props(f'flat dense round size=sm aria-label="{label}"')
-    return button.tooltip(label)
-
-
-async def _confirm(question: str, text: str, action: str) -> bool:
-    with ui.dialog() as dialog, ui.card().classes("dialog"):
-        ui.label(question).classes("question")
-        ui.label(text)
-        with ui.element("div").classes("answers"):
-            ui.button("Cancel", on_click=lambda: dialog.submit(False)).props("flat no-caps autofocus")
-            ui.button(action, color="negative", on_click=lambda: dialog.submit(True)).props(
-                "unelevated no-caps"
-            )
-    answer = await dialog
-    dialog.delete()
-    return bool(answer)

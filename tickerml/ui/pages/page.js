@@ -61,3 +61,11 @@ setInterval(() => {
   const silence = Math.round((Date.now() - tickerml.heardAt) / 1000);
   if (silence > 5) tickerml.show(`The console has not answered for ${silence} s: everything below is old.`);
 }, 1000);
+
+// How much of the window the head of the page takes, for what is to stay below it.
+(function watchHead() {
+  const head = document.querySelector(".head");
+  if (!head) return setTimeout(watchHead, 50);
+  const tell = () => document.documentElement.style.setProperty("--head", `${head.offsetHeight}px`);
+  new ResizeObserver(tell).observe(head);
+})();

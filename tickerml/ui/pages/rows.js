@@ -24,8 +24,11 @@ export default {
       if (!this.follows) this.rows = [...rows.reverse(), ...this.rows].slice(0, this.limit);
       else {
         this.rows = [...this.rows, ...rows].slice(-this.limit);
-        if (isAtEnd) this.$nextTick(() => (pane.scrollTop = pane.scrollHeight));
+        if (isAtEnd) this.toEnd();
       }
+    },
+    toEnd() {
+      this.$nextTick(() => (this.$el.scrollTop = this.$el.scrollHeight));
     },
   },
 };

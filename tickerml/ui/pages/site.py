@@ -1,10 +1,12 @@
 """
-The site: sign-in, the sign of life, the REST view of the state, and the page of NiceGUI.
+The site: sign-in, the sign of life, the REST view of the state, and the pages of NiceGUI.
 
 The sign-in page is plain HTML without a script, so a browser without a session gets none
 of the application.
 """
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +15,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from nicegui import core, ui
 
 from ..access import COOKIE, SESSION_S, Access, TooManyAttempts, session_of
-from ..follow import Follower
+from ..diagnostics import diagnose
+from .frame import Desk
 from .overview import Overview
+from .plugins import Plugins
 
 _HERE = Path(__file__).parent
 _ICON = (
@@ -32,8 +36,9 @@ _SIGN_IN = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>
 in the home of the run.</p></form></body></html>"""
 
 
-def build_site(follower: Follower, access: Access, profile: str, drawdown_limit: float) -> FastAPI:
+def build_site(desk: Desk, access: Access) -> FastAPI:
     """Return the application; it trusts the Gate in front of it."""
+    follower = desk.follower
     site = FastAPI(title="TickerML console", docs_url=None, redoc_url=None, openapi_url=None)
     style = (_HERE / "console.css").read_text()
 
@@ -75,11 +80,28 @@ def build_site(follower: Follower, access: Access, profile: str, drawdown_limit:
         with follower.lock:
             return follower.state.report
 
+    @site.get("/api/v1/plugins/{plugin}/diagnostics")
+    def diagnostics(plugin: str) -> Response:
+        content = json.dumps(diagnose(plugin, follower, desk.shelf), indent=2, default=str)
+        name = "".join(each for each in plugin if each.isalnum() or each == "-")
+        saved = {"Content-Disposition": f'attachment; filename="tickerml-{name}-diagnostics.json"'}
+        return Response(content, media_type="application/json", headers=saved)
+
+    def signed_in(request: Request) -> Callable[[], bool]:
+        token = session_of(request.headers)
+        return lambda: access.is_session(token)
+
     @ui.page("/", title="TickerML")
     def overview(request: Request) -> None:
-        token = session_of(request.headers)
-        is_dark = request.cookies.get("tickerml_theme") != "light"
-        Overview(follower, lambda: access.is_session(token), profile, drawdown_limit, is_dark).build()
+        Overview(desk, signed_in(request), _is_dark(request)).build()
+
+    @ui.page("/plugins", title="TickerML · plugins")
+    def plugins(request: Request) -> None:
+        Plugins(desk, signed_in(request), _is_dark(request), "").build()
+
+    @ui.page("/plugins/{plugin}", title="TickerML · plugins")
+    def one_plugin(request: Request, plugin: str) -> None:
+        Plugins(desk, signed_in(request), _is_dark(request), plugin).build()
 
     ui.run_with(
         site,
@@ -91,3 +113,7 @@ def build_site(follower: Follower, access: Access, profile: str, drawdown_limit:
     )
     core.sio.eio.cors_allowed_origins = None  # engine.io's own rule, the same origin; NiceGUI opens it to all
     return site
+
+
+def _is_dark(request: Request) -> bool:
+    return request.cookies.get("tickerml_theme") != "light"
