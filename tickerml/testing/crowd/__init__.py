@@ -1,0 +1,1 @@
+"""The company of a plugin under test: a source, features, a trader, an exchange and a ledger."""
