@@ -171,26 +171,20 @@ format = 1
 [profile.bench]
 plugins = ["exchange-bench", "strategy-bench", "risk-limits", "risk-drawdown", "sim-fifo", "portfolio"]
 [plugin.exchange-bench]
-kind = "exchange"
 host = "market"
 module = "bench_feed"
 options = {{ rate = {rate} }}
 [plugin.strategy-bench]
-kind = "strategy"
 host = "trade"
 module = "bench_strategy"
 options = {{ every = {every} }}
 [plugin.risk-limits]
-kind = "risk_rule"
 host = "trade"
 [plugin.risk-drawdown]
-kind = "risk_rule"
 host = "trade"
 [plugin.sim-fifo]
-kind = "simulator"
 host = "trade"
 [plugin.portfolio]
-kind = "store"
 host = "trade"
 options = {{ opening = {{ "bench.USD" = "10000" }} }}
 """

@@ -56,7 +56,6 @@ format = 1
 [profile.bench]
 plugins = ["exchange-bench"]
 [plugin.exchange-bench]
-kind = "exchange"
 host = "market"
 module = "bench_feed"
 options = {{ rate = {rate} }}

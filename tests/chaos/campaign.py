@@ -1,7 +1,9 @@
 """
 Break real processes and see that nothing is lost.
 
-    python tests/chaos/campaign.py [kill] [stall] [disk] [sync] [damage] [--minutes M] [--rounds N] [--json]
+    python tests/chaos/campaign.py [CAMPAIGN...] [--minutes M] [--rounds N] [--json]
+
+Campaigns are kill, swap, stall, disk, sync and damage; without a name all of them run.
 
 Each campaign says at its start what it does, tells how far it is, keeps to its share
 of the time, and cleans up behind itself. The exit code is 0 where all that was named
@@ -19,8 +21,8 @@ from typing import Any
 
 from budget import Budget
 
-NAMES = ("kill", "stall", "disk", "sync", "damage")
-WEIGHTS = {"kill": 5.0, "stall": 1.5, "disk": 1.0, "sync": 1.0, "damage": 2.0}
+NAMES = ("kill", "swap", "stall", "disk", "sync", "damage")
+WEIGHTS = {"kill": 5.0, "swap": 4.0, "stall": 1.5, "disk": 1.0, "sync": 1.0, "damage": 2.0}
 
 
 def run(
@@ -69,7 +71,7 @@ def main() -> int:
     common["kill"]["kills"] = arguments.kills
     common["damage"] = {"cases": arguments.cases}
     if arguments.seconds:
-        for name in ("kill", "stall", "disk", "sync"):
+        for name in ("kill", "swap", "stall", "disk", "sync"):
             common[name]["duration_s"] = arguments.seconds
 
     def keep(report: dict[str, Any]) -> None:

@@ -107,13 +107,13 @@ class Round:
 
     def choose(self) -> str:
         """Return whom to kill next, by chance; "" while one more death would put everybody in quarantine."""
+        open_ = {target: count for target, count in self._needed.items() if count and self.may_die(target)}
+        return self._random.choices(list(open_), list(open_.values()))[0] if open_ else ""
+
+    def may_die(self, target: str) -> bool:
+        """Whether one more death of *target* would not put it in quarantine."""
         now = time.monotonic()
-        open_ = []
-        for target, count in self._needed.items():
-            recent = [at for at in self._deaths.get(target, []) if now - at < DEATH_WINDOW_S]
-            if count and len(recent) < MOST_DEATHS:
-                open_ += [target] * count
-        return self._random.choice(open_) if open_ else ""
+        return sum(now - at < DEATH_WINDOW_S for at in self._deaths.get(target, [])) < MOST_DEATHS
 
     def _strike(self, target: str) -> None:
         is_overlapped = self._random.random() < self._overlap

@@ -45,44 +45,33 @@ speed = "{speed}"
 checkpoint_s = {checkpoint_s}
 hot_hours = {hot_hours}
 [plugin.exchange-synthetic]
-kind = "exchange"
 host = "market"
 options = {{ duration_s = {duration_s}, rate = {rate} }}
 [plugin.features-core]
-kind = "feature_set"
 host = "trade"
 [plugin.strategy-imbalance]
-kind = "strategy"
 host = "trade"
 [plugin.strategy-imbalance.options]
 {trading}
 [plugin.risk-limits]
-kind = "risk_rule"
 host = "trade"
 [plugin.risk-drawdown]
-kind = "risk_rule"
 host = "trade"
 [plugin.sim-fifo]
-kind = "simulator"
 host = "trade"
 [plugin.portfolio]
-kind = "store"
 host = "trade"
 options = {{ opening = {{ {opening} }} }}
 [plugin.recorder]
-kind = "store"
 host = "record"
 [plugin.console]
-kind = "page"
 host = "own"
 options = {{ port = {port} }}
 [plugin.exchange-bench]
-kind = "exchange"
 host = "stamp"
 module = "bench_feed"
 options = {{ rate = {stamped_rate} }}
 [plugin.strategy-bench]
-kind = "strategy"
 host = "trade"
 module = "bench_strategy"
 options = {{ every = {every} }}

@@ -27,29 +27,21 @@ clock = "{clock}"
 speed = "{speed}"
 checkpoint_s = {checkpoint}
 [plugin.exchange-synthetic]
-kind = "exchange"
 host = "market"
 options = {{ duration_s = {duration} }}
 [plugin.features-core]
-kind = "feature_set"
 host = "trade"
 [plugin.strategy-imbalance]
-kind = "strategy"
 host = "trade"
 [plugin.risk-limits]
-kind = "risk_rule"
 host = "trade"
 [plugin.risk-drawdown]
-kind = "risk_rule"
 host = "trade"
 [plugin.sim-fifo]
-kind = "simulator"
 host = "trade"
 [plugin.portfolio]
-kind = "store"
 host = "trade"
 [plugin.recorder]
-kind = "store"
 host = "record"
 {extra}
 """

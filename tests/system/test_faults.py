@@ -12,7 +12,6 @@ pytestmark = pytest.mark.processes
 
 TABLE = """
 [plugin.{id}]
-kind = "{kind}"
 host = "trade"
 module = "{module}"
 """

@@ -59,7 +59,7 @@ def test_a_plugin_can_be_disabled_and_enabled_while_the_rest_runs(running: Any) 
     running.wait_until(
         lambda report: (
             report["state"] == "running"
-            and states(report)["strategy-imbalance"] == "disabled"
+            and states(report)["strategy-imbalance"] == "blocked"
             and all(row["state"] == "ready" for row in report["hosts"])
         )
     )
