@@ -26,10 +26,14 @@ import typer
 from tickerml.kernel import (
     Context,
     Timer,
+    alerts,
     clock,
     config,
+    dataset,
+    enums,
     errors,
     hookspecs,
+    manifest,
     messages,
     registry,
     testing,
@@ -39,6 +43,8 @@ from tickerml.kernel.book import BookSide, OrderBook
 from tickerml.kernel.gate import GATE, GateSpec
 from tickerml.kernel.hookspecs import HOOKS, PluginSpec, TickerMLSpecs
 from tickerml.kernel.localbus import handler_name
+from tickerml.testing import tiers
+from tickerml.testing.contracts_subject import LADDER, Check
 from tickerml.ui import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,12 +57,15 @@ EVENTS = {
     "bus.message_skipped": "A host was sent a message that it cannot read; it went on without it.",
     "canary.lost": "A host does not hand back the number that crosses the whole pipeline every second.",
     "canary.returned": "A host hands the number that crosses the pipeline back again.",
+    "change.began": "A change of plugins has begun: its number, why, and the hosts it touches.",
+    "change.ended": "A change of plugins is permanent or rolled back, and in the latter case why.",
     "console.began_again": "What the console showed no longer holds, or is too old; it starts afresh.",
     "console.fell_behind": "The console was sent more than it took, and reads the rest from the journal.",
     "console.message_skipped": "The console met a message that it could not show, and went on.",
     "console.password_created": "A first operator password was made and written to this file.",
     "console.reading_failed": "The console could not read the bus or the journal; it tries again.",
     "console.started": "The console answers at this address.",
+    "dataset.journal_skipped": "An earlier run's journal cannot be opened; a trainer learns without it.",
     "feed.connected": "An exchange's feed is up and subscribed.",
     "feed.frame_skipped": "A frame did not follow the exchange's format; it was counted and left out.",
     "feed.gap_seen": "An update is missing; the book is untrusted until its next snapshot.",
@@ -93,13 +102,52 @@ EVENTS = {
     "order.filled": "Part or all of an order traded; prices in ticks, quantities in lots.",
     "order.repeated": "An order id came twice; the simulator ignored the second.",
     "plugin.failed": "A plugin raised and was set aside; the others go on.",
+    "plugin.warned": "A plugin runs although something in its manifest is not as it should be.",
+    "plugin.observer_failed": "A plugin's observing hook raised; nothing else came of it.",
     "portfolio.reservation_failed": "An order wants more than the account has; nothing was reserved for it.",
     "risk.halted": "Trading is halted until a person resumes it.",
     "risk.resumed": "A person lifted the halt.",
+    "swap.rolled_back": "The process that was there before goes on: in which step that was decided, and why.",
+    "swap.taken_over": "Another process goes on from a host's state; `gap_ms` is from the barrier to that.",
     "tape.block_sealed": "A block of market data was written to the tape.",
     "watchdog.not_told": "Whoever watches over the kernel could not be told something; told once a time.",
 }
 
+#: The unit of every number in a message, by field; where a name means two things, by "Message.field".
+UNITS = {
+    **dict.fromkeys(("ts_recv", "ts_event", "ts"), "ns UTC"),
+    **dict.fromkeys(("horizon_ns", "wait_ns"), "ns"),
+    **dict.fromkeys(("retry_in_ms", "silent_ms", "restart_in_ms"), "ms"),
+    **dict.fromkeys(("price", "bid", "ask", "mark"), "ticks"),
+    **dict.fromkeys(
+        ("quantity", "bid_quantity", "ask_quantity", "min_quantity", "max_quantity", "leaves", "queue_ahead"),
+        "lots",
+    ),
+    **dict.fromkeys(("bids", "asks"), "packed pairs of ticks and lots"),
+    "arrival_mid": "half ticks: bid + ask",
+    "tick_size": "1e-12 of quote",
+    "lot_size": "1e-12 of base",
+    "min_notional": "1e-12 of quote",
+    **dict.fromkeys(("maker_fee_ppm", "taker_fee_ppm"), "millionths of the notional"),
+    "fee": "1e-12 of fee_asset",
+    **dict.fromkeys(("equity", "peak", "opening", "realized", "unrealized", "fees"), "1e-12 of currency"),
+    **dict.fromkeys(("Position.realized", "Position.unrealized", "Position.fees", "cost"), "1e-12 of quote"),
+    **dict.fromkeys(("free", "held"), "1e-12 of asset"),
+    **dict.fromkeys(("drawdown", "max_drawdown"), "fraction of the peak"),
+    "markout_bps": "1e-4 of the fill's price",
+    **dict.fromkeys(("seq", "expected", "was"), "the exchange's own number"),
+    **dict.fromkeys(("messages", "skipped", "gaps", "crossed_books", "books", "valid_books"), "count"),
+    "reasons": "count by reason",
+    "orders_ahead": "orders, estimated",
+    "fill": "number of the fill within its order, from 0",
+    "step": "number of the step, from 1",
+    **dict.fromkeys(("session", "number", "epoch"), "number, from 1"),
+    "pid": "process id",
+    "values": "packed float64, in the units of the columns",
+    **dict.fromkeys(("metrics", "inputs"), "as whoever publishes it says"),
+}
+
+OBSERVERS = ("tickerml_component_state", "tickerml_diagnostics")
 LEVELS = ("debug", "info", "warning", "error", "critical", "exception")
 HEADER = "<!-- Written by docs/generate.py from the code; change the code and run `make docs`. -->\n"
 
@@ -132,9 +180,9 @@ def code(text: object) -> str:
 
 
 def paragraph(thing: object) -> str:
-    """Return the docstring of *thing* as one line per paragraph."""
+    """Return the docstring of *thing* as one line per paragraph, and one per item of a list."""
     text = inspect.getdoc(thing) or ""
-    text = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+    text = "\n\n".join(re.sub(r"\s*\n(?!- )\s*", " ", part.strip()) for part in text.split("\n\n"))
     # on_<message> outside of code would be taken for HTML.
     return "`".join(
         re.sub(r"<(?=[a-z])", r"\<", part) if n % 2 == 0 else part for n, part in enumerate(text.split("`"))
@@ -240,9 +288,10 @@ def options_table(cls: type[msgspec.Struct]) -> str:
 
 def published_by_kernel() -> frozenset[str]:
     """Return the message types that the kernel's own process makes."""
-    tree = ast.parse((PACKAGE / "kernel" / "app.py").read_text())
+    trees = [ast.parse((PACKAGE / "kernel" / name).read_text()) for name in ("core.py", "changes.py")]
     return frozenset(
         node.func.attr
+        for tree in trees
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
         if isinstance(node.func.value, ast.Name) and node.func.value.id == "m"
@@ -264,21 +313,43 @@ def message_section(cls: type[messages.Message]) -> str:
     names = [name for name, _, _ in fields(cls)]
     address = ".".join([kind, *(f"<{name}>" for name in ("exchange", "symbol") if name in names), ""])
     keeping = "kept for good" if kind in topics.KEPT_KINDS else "hot"
-    rows = [
-        [code(name), spell_type(hint), "" if default is msgspec.NODEFAULT else code(spell_value(default))]
-        for name, hint, default in fields(cls)
-    ]
+    rows = field_rows(cls)
     said_by = ", ".join(publishers(cls))
     facts = f"Topic `{address}` · {keeping} · handler `{handler_name(cls)}` · published by {said_by}"
-    return f"### {cls.__name__}\n\n{paragraph(cls)}\n\n{facts}\n\n" + table(
-        ["Field", "Type", "Default"], rows
-    )
+    return f"### {cls.__name__}\n\n{paragraph(cls)}\n\n{facts}\n\n" + table(FIELD_COLUMNS, rows)
+
+
+FIELD_COLUMNS = ["Field", "Type", "Unit", "Default"]
+
+
+def unit_of(cls: type[msgspec.Struct], name: str) -> str:
+    """Return the unit of a field; nothing for what has none, such as text."""
+    return UNITS.get(f"{cls.__name__}.{name}", UNITS.get(name, ""))
+
+
+def is_number(hint: Any) -> bool:
+    """Whether a field of this type is a number, or numbers packed or by name, and so has a unit."""
+    if get_origin(hint) is dict:
+        return is_number(get_args(hint)[1])
+    return hint in (int, float, bytes)
+
+
+def field_rows(cls: type[msgspec.Struct]) -> list[list[str]]:
+    """Return [name, type, unit, default] of each field."""
+    return [
+        [
+            code(name),
+            spell_type(hint),
+            unit_of(cls, name) if is_number(hint) else "",
+            "" if default is msgspec.NODEFAULT else code(spell_value(default)),
+        ]
+        for name, hint, default in fields(cls)
+    ]
 
 
 def struct_section(cls: type[msgspec.Struct]) -> str:
     """Return what there is to say of a struct inside of messages."""
-    rows = [[code(name), spell_type(hint)] for name, hint, _ in fields(cls)]
-    return f"### {cls.__name__}\n\n{paragraph(cls)}\n\n" + table(["Field", "Type"], rows)
+    return f"### {cls.__name__}\n\n{paragraph(cls)}\n\n" + table(FIELD_COLUMNS, field_rows(cls))
 
 
 def enum_section(cls: enum.EnumMeta) -> str:
@@ -299,10 +370,10 @@ def messages_page() -> str:
         for kind, classes in topics.KINDS.items()
     ]
     decisions = ", ".join(code(kind) for kind in sorted(topics.DECISION_KINDS))
-    enums = [
+    choices = [
         each
-        for each in vars(messages).values()
-        if isinstance(each, enum.EnumMeta) and each.__module__ == messages.__name__
+        for each in vars(enums).values()
+        if isinstance(each, enum.EnumMeta) and each.__module__ == enums.__name__
     ]
     return page(
         "Messages",
@@ -321,7 +392,7 @@ def messages_page() -> str:
         struct_section(messages.Balance),
         struct_section(messages.Position),
         "## Enumerations\n",
-        *map(enum_section, enums),
+        *map(enum_section, choices),
     )
 
 
@@ -371,7 +442,7 @@ def spec_section(hook: str, spec: type[PluginSpec]) -> str:
     )
     return (
         f"### {hook}\n\n{paragraph(getattr(TickerMLSpecs, hook))}\n\n"
-        f"Returns `{spec.__name__}` · kind `{spec.KIND}` · stage {spec.STAGE}\n\n"
+        f"Returns `{spec.__name__}` · kind `{spec.KIND}` · host `{spec.SHAPE}` · stage {spec.STAGE}\n\n"
         f"{paragraph(spec)}\n\nMay publish: {may}.\n{extra}"
     )
 
@@ -383,8 +454,9 @@ def hooks_page() -> str:
         ["`factory`", "called as factory(ctx, options); returns the component"],
         ["`options`", "the class of its options, a subclass of `Options`"],
         ["`publishes`", "the message types it may publish, within what its kind may"],
-        ["`state_version`", "of what snapshot() writes; restore() is given this version or the one before"],
+        ["`state_version`", "of what snapshot() writes; of the version before, what migrate() makes of it"],
         ["`summary`", "one line for lists"],
+        ["`subscribes`", "names of the only messages it is given; set from plugins.toml"],
     ]
     assert [row[0].strip("`") for row in common] == list(PluginSpec.__struct_fields__)
     rows = [
@@ -397,19 +469,32 @@ def hooks_page() -> str:
         "## Hooks\n",
         prose("""
             A hook takes no arguments and returns specs, never live objects. A plugin implements exactly one,
-            for exactly one spec. Within a host, components are called in the order of their stages, and by id
-            within one.
+            for exactly one spec, and beside it, if it likes, the command's and the observers'. Within a host,
+            components are called in the order of their stages, and by id within one.
         """),
         *[spec_section(hook, spec) for hook, spec in HOOKS.items()],
+        f"### tickerml_commands\n\n{paragraph(TickerMLSpecs.tickerml_commands)} Kind `command`; it runs in "
+        "no host, but when one of its words is the first of a command line.\n",
+        "## Observers\n",
+        *[f"### {hook}\n\n{paragraph(getattr(TickerMLSpecs, hook))}\n" for hook in OBSERVERS],
+        f"### StateChange\n\n{paragraph(hookspecs.StateChange)}\n",
+        table(FIELD_COLUMNS, field_rows(hookspecs.StateChange)),
         "## PluginSpec: the fields of every spec\n",
         table(["Field", "What it is"], common),
         f"## The gate\n\n{paragraph(GateSpec)} Its id is `{GATE}` and its stage {GateSpec.STAGE}.\n",
         f"## Component\n\n{paragraph(hookspecs.Component)}\n",
         members_table(hookspecs.Component),
-        f"## Source\n\n{paragraph(hookspecs.Source)}\n",
-        members_table(hookspecs.Source),
-        f"## LiveFeed\n\n{paragraph(hookspecs.LiveFeed)}\n",
-        members_table(hookspecs.LiveFeed),
+        *[
+            part
+            for protocol in (hookspecs.Source, hookspecs.LiveFeed, hookspecs.Sink, hookspecs.Trainer)
+            for part in (f"## {protocol.__name__}\n\n{paragraph(protocol)}\n", members_table(protocol))
+        ],
+        f"## Alert\n\n{paragraph(alerts.Alert)}\n",
+        table(FIELD_COLUMNS, field_rows(alerts.Alert)),
+        prose(f"Worth an alert may be: {', '.join(code(cls.__name__) for cls in alerts.ALERTING)}."),
+        f"## Dataset\n\n{paragraph(hookspecs.Dataset)}\n",
+        members_table(hookspecs.Dataset),
+        prose(f"It may hold: {', '.join(code(cls.__name__) for cls in dataset.MARKET)}."),
         f"## Context\n\n{paragraph(Context)}\n",
         members_table(Context),
         f"## Timer\n\n{paragraph(Timer)}\n",
@@ -470,11 +555,19 @@ def configuration_page() -> str:
         f"## [plugin.ID]\n\n{paragraph(config.PluginEntry)}\n",
         options_table(config.PluginEntry),
         prose("""
-            A host holds either exchanges, or pages, or anything else; a mixture is refused. The gate is built
-            in the host of the simulator.
+            A host holds either exchanges, or news sources, or trainers, or pages, or anything else; a mixture
+            is refused. The gate is built in the host of the simulator. What a plugin is its manifest says;
+            `publishes`, `subscribes` and `secrets` can only take from what is said there. One that cannot run
+            is blocked, with the reason, and the others run without it; a blocked risk rule or simulator keeps
+            trading halted. `index = ["…"]` at the top names files and URLs that `tickerml plugin search`
+            looks in.
         """),
         f"## [host.NAME]\n\n{paragraph(config.HostEntry)}\n",
         options_table(config.HostEntry),
+        f"## tickerml-plugin.toml: [plugin.ID]\n\n{paragraph(manifest.Manifest)}\n",
+        options_table(manifest.Manifest),
+        f"## tickerml-plugin.toml: [plugin.ID.resources]\n\n{paragraph(manifest.Resources)}\n",
+        options_table(manifest.Resources),
         "## [plugin.ID.options] of the built-in plugins\n",
         *map(plugin_section, builtin_plugins()),
     )
@@ -539,10 +632,81 @@ def commands_page() -> str:
         paragraph(cli),
         prose("""
             Every command takes `--help`. No command but `run`, `backtest` and `replay` needs a plugin to
-            load, and none of the others imports one into its own process.
+            load, and none of the others imports one into its own process. A word that is none of these may be
+            a command that a plugin brings: then that plugin is imported, and no other.
         """),
         table(["Command", "What it does"], overview),
         *[command_section(*each) for each in found],
+    )
+
+
+# --- The conformance kit --------------------------------------------------------------------------
+
+
+def classes_in(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield (class, kind, docstring) of the contracts in *path*, which need pytest to be imported."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef) and [ast.unparse(base) for base in node.bases] == ["Contract"]:
+            kinds = [each.value for each in node.body if isinstance(each, ast.Assign)]
+            yield node.name, ast.literal_eval(kinds[0]), ast.get_docstring(node) or ""
+
+
+def fixtures_in(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (name, docstring) of the pytest fixtures in *path*."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef) and "pytest.fixture" in map(ast.unparse, node.decorator_list):
+            yield node.name, inspect.cleandoc(ast.get_docstring(node) or "")
+
+
+def asked_of(check: Check) -> str:
+    """Return of which plugins a check is asked."""
+    if check.kinds:
+        return ", ".join(code(kind) for kind in check.kinds)
+    shapes = {"consumer": "consumers", "source": "sources", "live": "live feeds", "page": "pages"}
+    asked = [shapes[shape] for shape in check.shapes if shape in shapes]
+    return "every plugin" if "command" in check.shapes else ", ".join(asked)
+
+
+def kit_page() -> str:
+    """Return docs/reference/kit.md."""
+    checks = list(tiers.CHECKS.values())
+    sections = []
+    for tier in LADDER:
+        rows = [
+            [code(each.id), each.sentence, asked_of(each), f"{each.limit_s:g}"]
+            for each in checks
+            if each.tier == tier
+        ]
+        sections.append(f"## {tier}\n\n" + table(["Check", "What it asks", "Of", "Limit, s"], rows))
+    contracts = [
+        [code(name), code(kind), said]
+        for name, kind, said in classes_in(PACKAGE / "testing" / "contracts.py")
+    ]
+    fixtures = [
+        [code(name), said.replace("\n\n", "<br>").replace("\n", " ")]
+        for name, said in fixtures_in(PACKAGE / "testing" / "plugin.py")
+    ]
+    return page(
+        "Conformance kit",
+        prose("""
+            What `tickerml plugin check` and the contracts of `tickerml.testing.contracts` ask of a plugin,
+            tier by tier. A plugin has reached a tier when it passes every check of it and of those before
+            it. The manifest may leave a check out, with a reason: `exempt = { "edge.p99" = "why" }`. How to
+            use it is in [plugin authors](../plugin-authors.md#the-conformance-kit).
+        """),
+        prose("""
+            A consumer is a feature set, a strategy, a risk rule, a simulator, a store or a sink; a source is
+            an exchange with data of its own, or a trainer; a live feed is an exchange that says `is_live`,
+            or a news source.
+        """),
+        *sections,
+        "## Contract classes\n",
+        table(
+            ["Class", "Kind", "What it holds the plugin to, beside what is asked of every kind"], contracts
+        ),
+        "## Fixtures\n",
+        prose("The package brings them as a pytest plugin; nothing is imported before one is used."),
+        table(["Fixture", "What it gives"], fixtures),
     )
 
 
@@ -713,6 +877,8 @@ def exit_code(cls: type[errors.TickerMLError]) -> str:
         if issubclass(cls, errors.ConfigError)
         else "3"
         if issubclass(cls, errors.KernelUnreachable)
+        else "4"
+        if issubclass(cls, errors.ChangeRolledBack)
         else "1"
     )
 
@@ -766,6 +932,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/hooks.md": hooks_page,
     "reference/configuration.md": configuration_page,
     "reference/commands.md": commands_page,
+    "reference/kit.md": kit_page,
     "reference/log-events.md": log_events_page,
     "reference/errors.md": errors_page,
     "plugin-authors.md": lambda: embed("plugin-authors.md"),

@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 import typer
 
-from tickerml.kernel import SubmitOrder, config, registry
+from tickerml.kernel import Alert, SubmitOrder, config, hookspecs, manifest, registry
+from tickerml.kernel import messages as m
 from tickerml.kernel.backtest import Backtest
+from tickerml.testing import contracts, tiers
+from tickerml.testing.contracts_subject import LADDER
 from tickerml.ui import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -167,6 +170,13 @@ def test_operators_are_told_of_every_profile():
     assert set(profiles) <= set(told)
 
 
+def told_of(name: str, heading: str) -> list[str]:
+    """Return the messages in the tables of a page's chapter."""
+    chapter = (DOCS / name).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    told = re.findall(r"^\| ([^|]+?) \| .+ \|$", chapter, flags=re.M)
+    return [message for message in told if message not in ("Message", "---")]
+
+
 def texts_of_the_package() -> str:
     """Return every text that is written out in the package, with … for what is filled in."""
     trees = [ast.parse(path.read_text()) for path in sorted((ROOT / "tickerml").rglob("*.py"))]
@@ -181,20 +191,30 @@ def texts_of_the_package() -> str:
 
 
 def test_the_messages_that_operators_are_told_of_are_in_the_code():
-    texts = texts_of_the_package()
-    chapter = (DOCS / "operators.md").read_text().partition("## Messages and what to do")[2]
-    told = re.findall(r"^\| ([^|]+?) \| .+ \|$", chapter, flags=re.M)
-    told = [
-        message for message in told if message not in ("Message", "---", "killed by SIGKILL, again and again")
-    ]
+    told = told_of("operators.md", "Messages and what to do")
 
     assert len(told) > 50
-    unknown = []
-    for message in told:
-        parts = [part.strip(" .") for part in re.split(r"…|[,/:;]| >= |\d+", message)]
-        if not any(len(part) > 5 and part in texts for part in parts):
-            unknown.append(message)
-    assert unknown == []
+    assert unknown_among(told) == []
+
+
+def test_the_mistakes_that_authors_are_told_of_are_in_the_code():
+    told = told_of("plugin-authors.md", "Common mistakes")
+
+    assert len(told) > 20
+    assert unknown_among(told) == []
+
+
+def unknown_among(told: list[str]) -> list[str]:
+    """Return the messages of which the package has no part written out."""
+    texts = texts_of_the_package()
+    return [
+        message
+        for message in told
+        if not any(
+            len(part) > 5 and part in texts
+            for part in (each.strip(" .") for each in re.split(r"…|[,/:;]| >= |\d+", message))
+        )
+    ]
 
 
 # --- Commands ---------------------------------------------------------------------------------------
@@ -208,6 +228,9 @@ def command_lines() -> Iterator[tuple[str, str]]:
         for line in re.findall(r"`((?:tickerml|make|python\d?|\.venv/bin/\w+) [^`]+)`", prose_of(page)):
             yield from ((name, part.strip()) for part in line.split("&&"))
 
+
+#: Words of the command line that an example adds.
+OF_EXAMPLES = ["fees"]
 
 #: A reference page shows every command with its options in general.
 LINES = sorted({line for line in command_lines() if not line[0].startswith("docs/reference/")})
@@ -233,29 +256,32 @@ def parse(command: Any, words: list[str], parent: Any = None) -> None:
 def test_a_command_line_can_be_given(page, line):
     program, *arguments = words_of(line)
     match Path(program).name:
-        case "tickerml":
+        case "tickerml" if arguments[0] not in OF_EXAMPLES:
             parse(typer.main.get_command(cli.app), arguments)
         case "make":
             assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), flags=re.M)
         case "python" | "python3" if arguments[0].endswith(".py"):
             text = (ROOT / arguments[0]).read_text()
             assert [flag for flag in arguments if flag.startswith("--") and f'"{flag}"' not in text] == []
-        case "python" | "python3" | "pip" | "pytest" | "ssh":
+        case "tickerml" | "python" | "python3" | "pip" | "pytest" | "ssh" | "cp" | "export":
             pass
         case other:
             pytest.fail(f"{page} shows a command that nobody checks: {other}")
 
 
-def test_the_readme_shows_every_command():
-    shown = [
+def test_every_command_is_shown_in_the_readme_or_where_plugins_are_told_of():
+    told = ("README.md", "docs/operators.md", "docs/plugin-authors.md")
+    shown = [words_of(line)[1:] for page, line in LINES if page in told and line.startswith("tickerml ")]
+    in_readme = [
         words_of(line)[1:] for page, line in LINES if page == "README.md" and line.startswith("tickerml ")
     ]
     words = [name.split()[1:] for name, _, _ in generate.commands()]
 
-    # Enabling is the other half of disabling, and named beside it.
-    assert [each for each in words if not any(line[: len(each)] == each for line in shown)] == [
-        ["plugin", "enable"]
-    ]
+    def missing(lines: list[list[str]], wanted: list[list[str]]) -> list[list[str]]:
+        return [each for each in wanted if not any(line[: len(each)] == each for line in lines)]
+
+    assert missing(shown, words) == []
+    assert missing(in_readme, [each for each in words if each[0] != "plugin"]) == []
 
 
 @pytest.mark.parametrize("line", ["run --profil demo", "plugin forget console", "journal tail -n none"])
@@ -263,6 +289,88 @@ def test_a_wrong_command_line_is_found(line):
     # Which library parses the command line differs between the versions of typer, and so do its exceptions.
     with pytest.raises(Exception, match=r"--profil|forget|integer"):
         parse(typer.main.get_command(cli.app), line.split())
+
+
+# --- What authors are told of ------------------------------------------------------------------------
+
+GUIDE = (DOCS / "plugin-authors.md").read_text()
+HOOK_NAMES = sorted(name for name in vars(hookspecs.TickerMLSpecs) if name.startswith("tickerml_"))
+CHECKS = sorted(tiers.CHECKS)
+CONTRACTS = [cls.__name__ for cls in contracts.Contract.__subclasses__()]
+FIXTURES = [name for name, _ in generate.fixtures_in(ROOT / "tickerml" / "testing" / "plugin.py")]
+
+
+@pytest.mark.parametrize("name", HOOK_NAMES)
+def test_a_hook_is_in_the_reference_and_is_shown_at_work(name):
+    assert f"### {name}\n" in (DOCS / "reference" / "hooks.md").read_text()
+    assert re.search(rf"@hookimpl\ndef {name}\(", GUIDE)
+
+
+@pytest.mark.parametrize("cls", m.message_types(), ids=lambda cls: cls.__name__)
+def test_a_message_is_in_the_reference_with_a_sentence(cls):
+    _, _, section = (DOCS / "reference" / "messages.md").read_text().partition(f"### {cls.__name__}\n\n")
+
+    assert re.match(r"[A-Z1s].*\n", section)
+    for field in cls.__struct_fields__:
+        assert f"| `{field}` |" in section.partition("\n### ")[0]
+
+
+@pytest.mark.parametrize(
+    "cls", [*m.message_types(), m.Balance, m.Position, Alert, hookspecs.StateChange], ids=lambda c: c.__name__
+)
+def test_every_number_of_a_message_has_its_unit(cls):
+    numbers = [name for name, hint, _ in generate.fields(cls) if generate.is_number(hint)]
+
+    assert [name for name in numbers if not generate.unit_of(cls, name)] == []
+
+
+def test_every_unit_is_of_a_field_that_there_is():
+    classes = [*m.message_types(), m.Balance, m.Position, Alert, hookspecs.StateChange]
+    known = {name for cls in classes for name in cls.__struct_fields__}
+    known |= {f"{cls.__name__}.{name}" for cls in classes for name in cls.__struct_fields__}
+
+    assert set(generate.UNITS) <= known
+
+
+def test_the_manifest_in_the_guide_names_every_key_and_holds():
+    (block,) = [
+        text for text in re.findall(r"^```toml\n(.*?)^```$", GUIDE, flags=re.S | re.M) if "\nkinds" in text
+    ]
+    table = manifest.tables(tomllib.loads(block), "the guide")["strategy-demo"]
+
+    found, strays = manifest.parse("strategy-demo", table, "the guide")
+
+    assert strays == []
+    assert set(table) == set(manifest.Manifest.__struct_fields__)
+    assert set(table["resources"]) == set(manifest.Resources.__struct_fields__)
+    assert found.tier == "edge"
+
+
+@pytest.mark.parametrize("key", [*manifest.Manifest.__struct_fields__, *manifest.Resources.__struct_fields__])
+def test_a_key_of_the_manifest_is_explained(key):
+    rows = [row for row in GUIDE.splitlines() if row.startswith("| `")]
+
+    assert key == "resources" or any(f"`{key}`" in row.partition(" | ")[0] for row in rows)
+
+
+@pytest.mark.parametrize("name", [*CONTRACTS, *FIXTURES, *LADDER])
+def test_a_contract_a_fixture_and_a_tier_are_in_the_guide_and_in_the_reference(name):
+    assert f"`{name}`" in GUIDE
+    assert re.search(rf"`{name}`|^## {name}$", (DOCS / "reference" / "kit.md").read_text(), flags=re.M)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_check_of_the_kit_is_in_the_reference_with_a_sentence(name):
+    rows = (DOCS / "reference" / "kit.md").read_text()
+
+    assert re.search(rf"^\| `{re.escape(name)}` \| [A-Z9].*\. \| .+ \| \d+ \|$", rows, flags=re.M)
+
+
+def test_a_contract_has_a_line_in_the_reference_for_every_kind():
+    found = list(generate.classes_in(ROOT / "tickerml" / "testing" / "contracts.py"))
+
+    assert [name for name, _, _ in found] == CONTRACTS
+    assert {kind for _, kind, _ in found} == set(hookspecs.SHAPES)
 
 
 # --- Examples ---------------------------------------------------------------------------------------
@@ -273,8 +381,8 @@ def examples(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
 
 
-def test_the_example_strategy_loads_as_a_module_of_plugins_toml(examples):
-    spec = registry.load("strategy-hello", module="strategy_hello")
+def test_the_example_strategy_loads_as_a_file_of_plugins_toml():
+    spec = registry.load("strategy-hello", module=str(EXAMPLES / "strategy_hello.py"))
 
     assert spec.KIND == "strategy"
     assert spec.publishes == (SubmitOrder,)
@@ -289,7 +397,8 @@ def test_the_tests_of_the_example_pass(examples):
         test()
 
 
-def test_the_example_trades_in_a_backtest_of_its_own_configuration(examples):
+def test_the_example_trades_in_a_backtest_of_its_own_configuration(monkeypatch):
+    monkeypatch.chdir(ROOT)
     plan = config.plan(config.load(EXAMPLES / "plugins.toml"), "hello", ["kernel.clock=data"])
     test = Backtest(plan)
     for _ in test.run(60 * 10**9):

@@ -1,3 +1,13 @@
+# /// tickerml-plugin
+# format = 1
+# [plugin.strategy-hello]
+# kinds = ["strategy"]
+# api = ">=1.0,<2"
+# summary = "buys after a streak of buyers"
+# publishes = ["SubmitOrder"]
+# subscribes = ["Trade", "OrderDenied", "OrderRejected", "OrderFilled", "OrderCanceled", "OrderExpired"]
+# tier = "edge"
+# ///
 """Hello: buy after a streak of buyers, and sell what was bought some seconds later."""
 
 from typing import Annotated
@@ -29,14 +39,16 @@ from tickerml.kernel import (
 class HelloOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to trade, when, and how much."""
 
-    exchange: Annotated[str, msgspec.Meta(description="the exchange to trade on")] = "aurora"
-    symbol: Annotated[str, msgspec.Meta(description="the symbol to trade")] = "BTC/USDT"
+    symbol: Annotated[
+        str, msgspec.Meta(description="the symbol to trade, on the first exchange that does")
+    ] = "BTC/USDT"
     streak: Annotated[int, msgspec.Meta(ge=1, description="prints by buyers in a row that make it buy")] = 5
     hold_s: Annotated[int, msgspec.Meta(ge=1, description="how long it holds what it bought, s")] = 10
     notional: Annotated[str, msgspec.Meta(description="size of a purchase, in the quote asset")] = "100"
 
 
 class _State(msgspec.Struct):
+    exchange: str = ""
     streak: int = 0
     orders: int = 0  # sent so far: the number in the next order's id
     open_order: str = ""
@@ -53,9 +65,10 @@ class HelloStrategy:
         self._state = _State()
 
     def on_trade(self, trade: Trade) -> None:
-        if (trade.exchange, trade.symbol) != (self._options.exchange, self._options.symbol):
-            return
         state = self._state
+        state.exchange = state.exchange or trade.exchange
+        if (trade.exchange, trade.symbol) != (state.exchange, self._options.symbol):
+            return
         state.streak = state.streak + 1 if trade.aggressor is Side.BUY else 0
         if state.streak >= self._options.streak and not state.held:
             self._order(Side.BUY)
@@ -66,7 +79,8 @@ class HelloStrategy:
             self._ctx.set_timer(timer.ts + NS_PER_S, "sell")  # the book is in doubt: look again in a second
 
     def _order(self, side: Side) -> None:
-        exchange, symbol, state = self._options.exchange, self._options.symbol, self._state
+        state, symbol = self._state, self._options.symbol
+        exchange = state.exchange
         book, instrument = self._ctx.book(exchange, symbol), self._ctx.instrument(exchange, symbol)
         if state.open_order or not book.is_trusted or instrument is None:
             return
