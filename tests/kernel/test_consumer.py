@@ -146,6 +146,27 @@ def test_it_is_not_ready_before_the_journal_has_what_it_missed():
     assert isinstance(kernel.wires.said[-1], control.Ready)
 
 
+def test_what_is_committed_while_the_journal_is_read_is_not_taken_for_pruned(monkeypatch):
+    kernel = Kernel()
+    machine = kernel.consumer()
+    kernel.book()
+    machine.on_bus(kernel.say(Sync(0, "trade")))
+    journal, late = kernel.journal, list(kernel.journal.committed)
+    journal.committed.clear()
+
+    def commit_meanwhile(after, until):
+        journal.committed[:] = late
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "frames", commit_meanwhile)
+        machine.advance()
+    machine.advance()
+
+    assert machine.phase is Phase.RUNNING
+    assert bids(machine) == 1
+
+
 def test_what_was_dropped_is_read_from_the_journal_before_what_follows():
     kernel = Kernel()
     machine = kernel.running()

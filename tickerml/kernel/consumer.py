@@ -342,6 +342,7 @@ class Consumer(Machine):
 
     def _catch_up(self) -> None:
         inbox, reached = self._inbox, self._inbox.position
+        head = self._journal.head()  # before: what is committed while we read proves nothing
         for count, raw in enumerate(self._journal.frames(inbox.position, self._target), 1):
             if frame := inbox.refill(raw):
                 self._handle(frame)
@@ -350,7 +351,7 @@ class Consumer(Machine):
             if count == BURST * CATCH_UP_BURSTS:
                 return
         if inbox.position < self._target:
-            if inbox.position == reached and self._journal.head() >= self._target:
+            if inbox.position == reached and head >= self._target:
                 raise StoreError(
                     f"the journal has nothing from seq {reached + 1} to {self._target}: it was pruned; "
                     "restart from a checkpoint"
