@@ -11,6 +11,7 @@ says depends on all of its state, so that a state which was lost or not of that 
 
 swaps, rolled_back how many took over, and why others did not
 lost, duplicated   messages that only the undisturbed run has; those that were published again
+unknown            messages that only the run with swaps has
 order_kept         whether those of each topic came in their order
 equal_to_run_without  whether all of it is equal, byte for byte
 gap_ms             longest pause of the component's outputs within 100 ms of a takeover, less the usual
@@ -53,7 +54,18 @@ from typing import Any, NamedTuple
 from bench_swap import SYMBOL, live_message, news_item
 from subscribers import own_mb, quantile, wait_for
 
-from tickerml.kernel import KernelUnreachable, NewsItem, codec, config, control, topics
+from tickerml.kernel import (
+    KernelUnreachable,
+    Message,
+    NewsItem,
+    SequenceGap,
+    Trade,
+    TrainingReported,
+    codec,
+    config,
+    control,
+    topics,
+)
 from tickerml.kernel.client import Client, Subscription
 from tickerml.kernel.journal_reader import JournalReader
 
@@ -356,7 +368,7 @@ def play(trial: Trial, swaps: int) -> dict[str, Any]:
 
 def undisturbed(trial: Trial, heard: Record) -> dict[str, list[bytes]]:
     """Return what a run without swaps publishes, topic by topic, to the end of what was *heard*."""
-    last, steps = _last(heard, "trade."), _last(heard, "training.")
+    last, steps = _last(heard, Trade, SequenceGap), _last(heard, TrainingReported)
     home = trial.directory / "undisturbed"
     path = trial.configure(home, speed="max", last=last, steps=steps)
     with trial.running(home, path) as process:
@@ -370,26 +382,33 @@ def undisturbed(trial: Trial, heard: Record) -> dict[str, list[bytes]]:
     return record.by_topic()
 
 
-def _last(heard: Record, prefix: str) -> int:
-    """Return the number of the last message on topics of *prefix*; 0 when there was none."""
-    found = [bodies[-1] for topic, bodies in heard.by_topic().items() if topic.startswith(prefix)]
-    return max((_number(body) for body in found), default=0)
+def _last(heard: Record, *types: type[Message]) -> int:
+    """Return the number of the last message of *types*; 0 when there was none."""
+    messages = (codec.decode(body) for body in reversed(heard.bodies))
+    return next((_number(message) for message in messages if isinstance(message, types)), 0)
 
 
-def _number(body: bytes) -> int:
-    """Return the number that the message in *body* has from its source."""
-    message: Any = codec.decode(body)
-    return int(message.id if isinstance(message, NewsItem) else getattr(message, "seq", 0) or message.step)
+def _number(message: Any) -> int:
+    """Return the number that *message* has from its source."""
+    match message:
+        case NewsItem():
+            return int(message.id)
+        case SequenceGap():
+            return message.expected
+        case TrainingReported():
+            return message.step
+    return int(message.seq)
 
 
 def made_up(trial: Trial, heard: Record) -> dict[str, list[bytes]]:
     """Return what the source of *trial*, which is live, says from its first to its last message."""
     found = heard.by_topic()
     if trial.kind == "news_source":
-        first, last = _number(found["news."][0]), _number(found["news."][-1])
+        first, last = (_number(codec.decode(found["news."][place])) for place in (0, -1))
         return {"news.": [codec.encode(news_item(number, NEWS_RATE)) for number in range(first, last + 1)]}
     trade, book = (topics.topic(kind, "bench", SYMBOL).decode() for kind in ("trade", "book"))
-    first, last = _number(found[book][0]), max(_number(found[topic][-1]) for topic in (trade, book))
+    first = _number(codec.decode(found[book][0]))
+    last = max(_number(codec.decode(found[topic][-1])) for topic in (trade, book))
     expected: dict[str, list[bytes]] = {trade: [], book: found[book][:1]}
     for number in range(first + 1, last + 1):
         expected[trade if number % 2 else book].append(codec.encode(live_message(number, trial.rate)))
@@ -401,20 +420,21 @@ def made_up(trial: Trial, heard: Record) -> dict[str, list[bytes]]:
 
 def compare(expected: dict[str, list[bytes]], heard: dict[str, list[bytes]]) -> dict[str, Any]:
     """Return what was lost or came twice, and whether the order was kept."""
-    lost = duplicated = foreign = 0
+    lost = duplicated = 0
+    unknown: list[str] = []
     is_ordered = True
     for topic in expected.keys() | heard.keys():
         places = {body: place for place, body in enumerate(expected.get(topic, []))}
-        found = [places.get(body, -1) for body in heard.get(topic, [])]
-        known = [place for place in found if place >= 0]
+        known = [places[body] for body in heard.get(topic, []) if body in places]
+        unknown += [str(codec.decode(body)) for body in heard.get(topic, []) if body not in places]
         lost += len(places) - len(set(known))
         duplicated += len(known) - len(set(known))
-        foreign += len(found) - len(known)
         is_ordered = is_ordered and all(a <= b for a, b in pairwise(known))
     return {
         "lost": lost,
         "duplicated": duplicated,
-        "unknown": foreign,
+        "unknown": len(unknown),
+        **({"first_unknown": unknown[:3]} if unknown else {}),
         "order_kept": is_ordered,
         "equal_to_run_without": expected == heard,
     }
