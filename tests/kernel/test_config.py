@@ -1,7 +1,6 @@
 """plugins.toml and --set: whatever is wrong is refused with the file, the key, the rule and the value."""
 
 import re
-import stat
 import tempfile
 from pathlib import Path
 
@@ -551,51 +550,6 @@ def test_needs_are_never_a_circle(hosts):
     Supervisor(hosts, 1, needs=needs)
     assert needs.keys() == hosts.keys()
     assert all(host not in needed for host, needed in needs.items())
-
-
-# --- Writing it -----------------------------------------------------------------------------------
-
-
-def test_enabling_and_disabling_changes_one_key_and_keeps_every_comment(tmp_path):
-    text = WHOLE.replace('host = "ui"', 'host = "ui" # for people\n# and nothing else')
-    path = load(tmp_path, text).path
-
-    config.set_enabled(path, "console", False)
-
-    written = path.read_text()
-    assert config.load(path).plugins["console"].enabled is False
-    assert written.replace("enabled = false\n", "") == text
-    config.set_enabled(path, "console", True)
-    assert config.load(path).plugins["console"].enabled is True
-    assert [entry.name for entry in tmp_path.iterdir()] == ["plugins.toml"]
-
-
-def test_a_plugin_the_file_does_not_name_cannot_be_enabled(tmp_path):
-    path = load(tmp_path).path
-
-    with pytest.raises(ConfigError, match="there is no plugin 'consol'; did you mean 'console'"):
-        config.set_enabled(path, "consol", True)
-
-    assert path.read_text() == WHOLE
-
-
-def test_a_file_that_cannot_be_written_is_an_error_of_configuration(tmp_path):
-    path = load(tmp_path).path
-    (tmp_path / "plugins.toml.new").mkdir()  # root may write anywhere, but not into a directory
-
-    with pytest.raises(ConfigError, match="cannot write the configuration"):
-        config.set_enabled(path, "console", False)
-
-    assert path.read_text() == WHOLE
-
-
-def test_enabling_keeps_who_may_read_the_file(tmp_path):
-    path = load(tmp_path).path
-    path.chmod(0o600)
-
-    config.set_enabled(path, "console", False)
-
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 # --- The options of every installed plugin --------------------------------------------------------

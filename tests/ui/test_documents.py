@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tomllib
 
 import pytest
@@ -220,3 +221,12 @@ def test_the_mode_of_a_file_stays(path, home):
 
     assert path.stat().st_mode & 0o777 == 0o600
     assert json.dumps(tomllib.loads(documents.lock_beside(path).read_text()))
+
+
+def test_files_that_cannot_be_written_are_an_error_of_configuration(path):
+    edited = Documents(path)
+    edited.set_enabled("strategy-demo", False)
+    shutil.rmtree(path.parent)
+
+    with pytest.raises(ConfigError, match="cannot write"):
+        edited.stage()

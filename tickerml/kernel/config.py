@@ -25,7 +25,6 @@ is in the plan, blocked, with the reason; the others run without it.
 
 import os
 import re
-import shutil
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -266,24 +265,3 @@ def parse_override(text: str) -> tuple[str, str, Any]:
         return target, key, tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
         return target, key, raw
-
-
-def set_enabled(path: Path, plugin: str, is_enabled: bool) -> None:
-    """
-    Write `enabled` of [plugin.ID] into plugins.toml, keeping its comments; all or nothing.
-
-    Raises: ConfigError: the file does not name the plugin, or cannot be written.
-    """
-    import tomlkit  # only this needs it, and a running kernel should not carry it
-
-    if plugin not in (known := load(path).plugins):
-        raise ConfigError(f"{path}: there is no plugin {plugin!r}{suggest(plugin, list(known))}")
-    document = tomlkit.parse(path.read_text())
-    document["plugin"][plugin]["enabled"] = is_enabled
-    temporary = path.with_suffix(".toml.new")
-    try:
-        temporary.write_text(tomlkit.dumps(document))
-        shutil.copymode(path, temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise ConfigError(f"cannot write the configuration {path}: {error.strerror}") from None

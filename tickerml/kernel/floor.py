@@ -131,10 +131,6 @@ class Floor:
         """Return ns UTC for messages."""
         return self._kernel.now()
 
-    def wall(self) -> int:
-        """Return ns UTC."""
-        return self._kernel.edges.wall()
-
     def announce(self, message: m.Message) -> int:
         """Say *message* as the kernel."""
         return self._kernel.outlet.announce(message)

@@ -89,7 +89,8 @@ def import_plugin(plugin: str, module: str = "", paths: Sequence[str] = ()) -> A
 
     Raises: PluginNotFound, PluginLoadError.
     """
-    if not module and plugin not in installed():
+    entry = EntryPoint(plugin, module, ENTRY_POINTS) if module else installed().get(plugin)
+    if entry is None:
         raise PluginNotFound(
             plugin, "no installed package offers this plugin; install it, or take it out of plugins.toml"
         )
@@ -97,7 +98,7 @@ def import_plugin(plugin: str, module: str = "", paths: Sequence[str] = ()) -> A
     try:
         if module.endswith(".py"):
             return _import_file(Path(module))
-        return EntryPoint(plugin, module, ENTRY_POINTS).load() if module else installed()[plugin].load()
+        return entry.load()
     except (Exception, SystemExit) as error:
         raise PluginLoadError(plugin, f"import raised {type(error).__name__}: {error}") from error
 

@@ -34,9 +34,6 @@ logger = structlog.get_logger()
 SOON_NS = NS_PER_S // 2000  # an event due sooner than this is played at once
 HELD_BURST = 16  # messages of those that were held that go out at once: somebody waits for the first
 LOOK_NS = NS_PER_S // 2000  # between two looks at the control socket of one who is to take over
-# A new connection begins with a book of this moment; the one that publishes may be behind it. After so
-# long it has passed that book too, and nothing need begin anew.
-SETTLE_NS = NS_PER_S // 2
 
 
 class _Player:
@@ -136,7 +133,6 @@ class Source(Machine):
         self._left: control.HostState | None = None  # what was handed over
         self._barrier: control.Barrier | None = None  # that waits for what has yet to be published
         self._is_to_stand_by = False  # once there is nothing to wait for
-        self._whole_at = wires.monotonic()  # since when it has been so for live feeds
         self._is_admitted = self._is_started = self._is_paused = False
         speed = welcome.settings.speed
         self._speed = 0.0 if speed == "max" else float(speed)
@@ -187,10 +183,7 @@ class Source(Machine):
                 self.feeds[plugin] = self._bus.component(plugin)
 
     def _wait_for_feeds(self) -> None:
-        now = self._wires.monotonic()
-        if self._overlap.wants or not all(self._overlap.has_heard(feed) for feed in self.feeds):
-            self._whole_at = now
-        elif now - self._whole_at >= (SETTLE_NS if self.feeds else 0):
+        if not self._overlap.wants and all(self._overlap.has_heard(feed) for feed in self.feeds):
             self._is_to_stand_by = False
             self.send(control.StandingBy(self.host, self._overlap.begins))
             self.became(Lifecycle.STANDBY)
