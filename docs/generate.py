@@ -80,7 +80,7 @@ EVENTS = {
     "host.failed": "A host cannot run at all; it is quarantined.",
     "host.fell_behind": "A host was sent more than it took, and reads the rest from the journal.",
     "host.fell_late": "A host takes messages more than a second after they were ordered.",
-    "host.joined_late": "A host is new to a run whose beginning is pruned; it starts with what comes now.",
+    "host.joined_late": "A new host found no state to take the books from; it starts with what comes now.",
     "host.started": "A host has restored its state, caught up and is ready.",
     "host.stopped": "A host's process is gone; restart_in_ms is -1 when it stays so.",
     "journal.checkpoint_damaged": "A stored checkpoint is damaged; the one before it is used.",

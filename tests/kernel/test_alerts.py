@@ -32,7 +32,7 @@ TOLD = [
     (m.OrderRejected(1, 1, "o1", "kraken", "BTC/USD", "no"), Severity.WARNING, "order/o1", "rejected"),
     (m.SwapEnded(1, "trade", "rolled back", "probation", "lag"), Severity.ERROR, "swap/trade", "probation"),
     (m.SwapEnded(1, "trade", "permanent", "ended", ""), Severity.INFO, "swap/trade", "permanent"),
-    (m.KernelStarted(1, 2, "1.0", "pi"), Severity.INFO, "kernel", "profile pi"),
+    (m.KernelStarted(1, 2, "1.0", "pi", ["trade"]), Severity.INFO, "kernel", "profile pi"),
     (m.KernelStopped(1, 2, "asked"), Severity.INFO, "kernel", "stopped"),
     (m.ModelTrained(1, "dt", "m.onnx", "ab", {"loss": 0.5}), Severity.INFO, "model/dt", "m.onnx"),
     (fill(), Severity.INFO, "order/o1/2", "imbalance bought 1500 lots of BTC/USDT at 6000050 ticks on test"),

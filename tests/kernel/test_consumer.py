@@ -2,6 +2,7 @@
 
 from collections import deque
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,13 +42,13 @@ class Kernel:
         self.market = Market()
         self.count = 0
 
-    def consumer(self, **settings):
+    def consumer(self, away=(0, 0), **settings):
         machine = Consumer("trade", self.wires, welcome(planned(FEATURES, "feature_set"), **settings))
         machine.begin()
         counts = dict(self.sequencer.topic_counts)
         own = self.sequencer.admit(FEATURES, [])
         machine.on_control(
-            control.Admitted({FEATURES: own}, {FEATURES: 1}, {}, self.sequencer.seq, counts, 1)
+            control.Admitted({FEATURES: own}, {FEATURES: 1}, {}, self.sequencer.seq, counts, 1, away)
         )
         return machine
 
@@ -165,6 +166,83 @@ def test_what_is_committed_while_the_journal_is_read_is_not_taken_for_pruned(mon
 
     assert machine.phase is Phase.RUNNING
     assert bids(machine) == 1
+
+
+# --- A time without this host ---------------------------------------------------------------------
+
+
+def joined(kernel, away):
+    """Return a consumer that has joined, and the seqs that its components were given."""
+    machine = kernel.consumer(away)
+    given = []
+    deliver = machine._bus.deliver_encoded
+    machine._bus.deliver_encoded = lambda body, cause: (given.append(cause), deliver(body, cause))
+    machine.on_bus(kernel.say(Sync(0, "trade")))
+    machine.advance()
+    assert machine.phase is Phase.RUNNING
+    return machine, given
+
+
+def test_who_is_new_to_a_run_gets_the_books_of_the_past_and_no_calls():
+    kernel = Kernel()
+    for _ in range(3):
+        kernel.book()
+    kernel.trade()
+
+    machine, given = joined(kernel, away=(0, 4))
+    before = list(kernel.wires.pushed)
+    machine.on_bus(kernel.book())
+
+    assert given == [5, 6]  # the marker, and what came then
+    assert bids(machine) == 5
+    assert not [raw for raw in before if not raw.startswith(b"\0")]
+
+
+def test_who_is_new_to_an_old_run_takes_the_books_of_another_host_and_goes_on_from_there():
+    kernel = Kernel()
+    another = kernel.running()
+    for _ in range(3):
+        another.on_bus(kernel.book())
+    state = control.HostState(another.position, {}, another._bus.snapshot())
+    of_another = Checkpoint("other", another.position, msgspec.msgpack.encode(state))
+    of_a_source = Checkpoint("market", 5, msgspec.msgpack.encode(control.HostState(0, {"market": 1}, b"")))
+    kernel.journal.others = {"other": [of_another], "market": [of_a_source], "kernel": []}
+    kernel.book()
+    too_new = Checkpoint("other", 6, msgspec.msgpack.encode(state))
+    kernel.journal.others["other"].insert(0, too_new)
+    del kernel.journal.committed[:4]  # pruned
+
+    machine, given = joined(kernel, away=(0, 5))
+
+    assert bids(machine) == 4
+    assert given == [6]
+
+
+def test_who_comes_back_goes_on_from_its_own_state_and_is_not_told_what_it_missed():
+    kernel = Kernel()
+    machine = kernel.running()
+    machine.on_bus(kernel.trade())
+    left = machine.position
+    state = control.HostState(left, {}, machine._bus.snapshot())
+    machine.on_bus(kernel.trade())  # its process fell before it was written down
+    kernel.journal.written = [Checkpoint("trade", left, msgspec.msgpack.encode(state))]
+    kernel.book()
+    kernel.trade()
+
+    back, given = joined(kernel, away=(left + 1, left + 3))
+
+    assert given == [left + 1, left + 4]
+    assert bids(back) == 3
+
+
+def test_a_second_process_of_who_was_away_does_not_hear_of_it_either():
+    kernel = Kernel()
+    kernel.trade()
+    machine = Consumer("trade", kernel.wires, welcome(planned(FEATURES, "feature_set")))
+    machine.begin()
+    machine.on_control(control.StandBy({}, 1, {}, True, (0, 1)))
+
+    assert machine._away == (0, 1)
 
 
 def test_what_was_dropped_is_read_from_the_journal_before_what_follows():

@@ -19,6 +19,7 @@ SAMPLES = {
     bool: True,
     dict[str, int]: {"a": 1},
     dict[bytes, int]: {b"trade.": 3},
+    tuple[int, int]: (3, 5),
     dict[str, tuple[int, int]]: {"a": (1, 2)},
     dict[str, tuple[str, str]]: {"a": ("load", "it broke")},
     dict[str, typing.Any]: {"state": "running", "hosts": [1, 2.5, None]},

@@ -52,7 +52,9 @@ class Written:
         with closing(JournalWriter(path, map_mb=16, commit_ms=1)) as writer:
             writer.put_meta("run", b"what it is")
             for number in range(1, BATCHES + 1):
-                frames = [sequencer.announce(m.KernelStarted(0, 1, "0", "demo"))] if number == 1 else []
+                frames = (
+                    [sequencer.announce(m.KernelStarted(0, 1, "0", "demo", ["trade"]))] if number == 1 else []
+                )
                 while len(frames) < BATCH:
                     seed = random.Random(sequencer.seq).randbytes(8).hex()
                     frames.append(sequencer.announce(m.HaltTrading(sequencer.seq, "operator", seed)))

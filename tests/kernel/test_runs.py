@@ -159,7 +159,7 @@ def test_without_a_journal_a_run_stands_at_its_beginning(tmp_path):
 
 def test_a_run_stands_where_its_journal_ends(tmp_path):
     sequencer = Sequencer()
-    frames = [sequencer.announce(m.KernelStarted(0, sequencer.session, "0", "demo"))]
+    frames = [sequencer.announce(m.KernelStarted(0, sequencer.session, "0", "demo", []))]
     checkpoint = Checkpoint("kernel", sequencer.seq, sequencer.to_bytes())
     frames += [sequencer.announce(m.TimeTick(ts)) for ts in range(10)]
     with closing(JournalWriter(tmp_path / "journal", map_mb=1, commit_ms=1)) as journal:

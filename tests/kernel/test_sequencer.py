@@ -322,6 +322,94 @@ def test_rolling_forward_from_any_point_gives_the_state_of_a_run_never_interrupt
     assert after[0]._replace(epoch=0) == after[1]._replace(epoch=0)
 
 
+# --- Who was there --------------------------------------------------------------------------------
+
+
+def started(host, *components):
+    return m.HostStarted(0, host, 1, 1, list(components))
+
+
+def kernel_started(*hosts):
+    return m.KernelStarted(0, 1, "0", "demo", list(hosts))
+
+
+def connected(sequencer):
+    """Have a feed say that it is connected; its host was announced before."""
+    number = sequencer.admit("market", [m.FeedConnected])
+    message = m.FeedConnected(0, "test", ["BTC/USDT"])
+    return sequencer.accept(frame_of(sequencer, number, message, sequencer.seq + 1))
+
+
+def test_a_host_that_was_there_before_the_feeds_has_missed_nothing():
+    sequencer = Sequencer()
+    sequencer.announce(kernel_started("trade"))
+    sequencer.announce(started("trade"))
+    connected(sequencer)
+    sequencer.announce(m.HostStopped(0, "trade", "it died", 500))
+
+    assert sequencer.absence("trade") == (0, 0)
+
+
+def test_a_host_that_joins_has_missed_what_was_before_and_stays_so_whatever_becomes_of_it():
+    sequencer = Sequencer()
+    connected(sequencer)
+    before = sequencer.absence("guest")
+    sequencer.announce(started("guest"))
+    sequencer.announce(m.HostStopped(0, "guest", m.STOPPED, -1))
+    sequencer.announce(kernel_started("guest"))
+
+    assert before == (0, 1)
+    assert sequencer.absence("guest") == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "gone", [m.HostStopped(0, "guest", m.REMOVED, -1), kernel_started("trade")], ids=["removed", "left out"]
+)
+def test_a_host_that_comes_back_has_missed_what_was_meanwhile(gone):
+    sequencer = Sequencer()
+    sequencer.announce(started("guest"))
+    connected(sequencer)
+    sequencer.announce(gone)
+    left = sequencer.seq
+    sequencer.announce(m.Sync(0, "meanwhile"))
+    meanwhile = sequencer.absence("guest")
+    sequencer.announce(started("guest"))
+
+    assert meanwhile == sequencer.absence("guest") == (left, left + 1)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                started("trade"),
+                started("guest"),
+                m.HostStopped(0, "guest", m.REMOVED, -1),
+                m.HostStopped(0, "guest", m.STOPPED, -1),
+                kernel_started("trade"),
+                kernel_started("trade", "guest"),
+                None,
+            ]
+        ),
+        max_size=12,
+    ),
+    st.integers(0, 12),
+)
+def test_who_was_away_is_known_from_the_journal_too(events, cut):
+    sequencer, written = Sequencer(), b""
+    sequencer.admit("market", [])
+    journal = [sequencer.announce(kernel_started()), sequencer.announce(started("market", "market"))]
+    for number, event in enumerate(events):
+        if number == cut:
+            written = sequencer.to_bytes()
+        journal.append(sequencer.announce(event) if event else connected(sequencer))
+
+    rolled = Sequencer(roll_forward(written, journal[cut + 2 :] if written else journal))
+
+    for host in ("trade", "guest"):
+        assert rolled.absence(host) == sequencer.absence(host)
+
+
 def test_rolling_forward_over_a_journal_with_a_hole_is_refused():
     _run, journal = run_of([Output(1, 0, "BTC/USDT")] * 4)
 

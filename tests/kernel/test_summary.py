@@ -234,7 +234,9 @@ def test_a_failed_plugin_is_reported_with_where_and_why():
 def test_a_new_session_begins_with_nothing_failed_but_what_ended_stays_ended():
     failed = m.PluginFailed(1, "exchange-a", "exchange", "events", "OSError: down")
 
-    summary = summarize([failed, m.FeedEnded(1, "exchange-b", 1, 0), m.KernelStarted(2, 2, "0.1.0", "pi")])
+    summary = summarize(
+        [failed, m.FeedEnded(1, "exchange-b", 1, 0), m.KernelStarted(2, 2, "0.1.0", "pi", [])]
+    )
 
     assert summary.over == {"exchange-b"}
 

@@ -18,12 +18,19 @@ class ListJournal:
     def __init__(self) -> None:
         self.committed: list[bytes] = []
         self.written: list[Checkpoint] = []
+        self.others: dict[str, list[Checkpoint]] = {}  # by host
 
     def frames(self, after: int, until: int) -> list[bytes]:
         return [raw for raw in self.committed if after < frame_seq(raw) <= until]
 
     def checkpoints(self, host: str) -> list[Checkpoint]:
         return self.written
+
+    def hosts(self) -> list[str]:
+        return list(self.others)
+
+    def stored_checkpoints(self, host: str) -> tuple[list[Checkpoint], list[str]]:
+        return self.others[host], []
 
     def head(self) -> int:
         return frame_seq(self.committed[-1]) if self.committed else 0

@@ -304,6 +304,29 @@ def forgotten_outputs(patches: Patches) -> None:
     patches.set(runs, "roll_forward", make)
 
 
+def told_of_the_past(patches: Patches) -> None:
+    """Who is new to a run, or comes back to it, is told what happened without it."""
+
+    def make(begin_at):
+        def begin_at_and_forget(self, admitted):
+            position = begin_at(self, admitted)
+            self._away = (0, 0)
+            return position
+
+        return begin_at_and_forget
+
+    patches.set(consumer.Consumer, "_begin_at", make)
+
+
+def books_of_before_left_out(patches: Patches) -> None:
+    """Who is new to a run takes no books of before."""
+
+    def make(borrow):
+        return lambda self, position, back: max(position, back)
+
+    patches.set(consumer.Consumer, "_borrow", make)
+
+
 # --- In a swap ------------------------------------------------------------------------------------
 
 
@@ -472,6 +495,8 @@ PLANTS: dict[str, Plant] = {
         lost_burst,
         wrong_position,
         forgotten_outputs,
+        told_of_the_past,
+        books_of_before_left_out,
         no_fence,
         state_said_to_be_later,
         state_before_the_last_input,

@@ -50,7 +50,7 @@ def history():
     bids = [(6_000_000 - 100 * level, 50_000 + 1_000 * level) for level in range(12)]
     asks = [(6_000_100 + 100 * level, 40_000 + 1_000 * level) for level in range(12)]
     return [
-        KernelStarted(now(), 1, "0", "demo"),
+        KernelStarted(now(), 1, "0", "demo", []),
         instrument("fake"),
         MARKET.book(now(), bids, asks),
         OrderSubmitted(now(), *order, 6_000_000, 5_000, 12_000_100),

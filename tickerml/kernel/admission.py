@@ -113,4 +113,5 @@ def admit(
         sequencer.seq,
         sequencer.topic_counts,
         link,
+        sequencer.absence(present.host),
     )

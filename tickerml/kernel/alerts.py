@@ -17,7 +17,7 @@ from .units import Grid
 Instruments = Mapping[tuple[str, str], m.Instrument]
 
 _VITAL = ("gate", "risk_rule", "simulator")  # kinds of which one that fails halts trading
-_ASKED = "stopped"  # the reason of an end that somebody asked for
+_ASKED = (m.STOPPED, m.REMOVED)  # the reasons of an end that somebody asked for
 
 
 class Alert(msgspec.Struct, frozen=True):
@@ -66,7 +66,7 @@ def _failed(failure: m.PluginFailed, _: Instruments) -> _Told:
 
 def _host_stopped(stopped: m.HostStopped, _: Instruments) -> _Told:
     key = f"host/{stopped.host}"
-    if stopped.reason == _ASKED:
+    if stopped.reason in _ASKED:
         return None
     if stopped.restart_in_ms < 0:
         return Severity.CRITICAL, key, f"host {stopped.host} is quarantined", stopped.reason

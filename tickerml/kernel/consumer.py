@@ -25,17 +25,16 @@ import structlog
 from . import codec, control, topics
 from . import messages as m
 from .errors import StateRefused, StoreError
-from .hookspecs import SinkSpec
 from .inbox import Inbox, Missing
 from .journal import JournalReader
 from .lifecycle import Lifecycle
 from .machine import BURST, PROGRESS_NS, Machine, Wires
 from .records import frame_seq
+from .sequencer import KERNEL
 from .shadow import Comparison
 from .units import NS_PER_MS, NS_PER_S
 
 SYNC_RETRY_NS = 200 * NS_PER_MS  # a marker asked for before the subscription worked never comes
-RECENT_NS = 600 * NS_PER_S  # what is older is not sent by a sink that is new to the run
 COMMIT_WAIT_NS = 2 * NS_PER_MS  # between two looks for what the journal has not committed yet
 HELD = 32_768  # messages that one who stands by holds; what is before them is in the journal
 HELD_BURST = 16  # of them handled at once: somebody waits for the answer to the first
@@ -79,6 +78,7 @@ class Consumer(Machine):
         self._held_since = 0  # everything after this is in them
         self._comparison: Comparison | None = None  # as a shadow
         self._told_at = 0
+        self._away = (0, 0)  # what lies behind the first seq, up to the second, happened without this host
 
     @property
     def position(self) -> int:
@@ -126,24 +126,40 @@ class Consumer(Machine):
         prefixes = topics.prefixes([*self._bus.wanted_types, m.Sync, m.Canary])
         self._prefixes, self._own = tuple(prefixes), frozenset(admitted.origins.values())
         self._inbox = Inbox(prefixes, self._own, tseq=admitted.tseq)
-        if state := self._restore_newest(self._journal):
-            self._inbox.position = state.position
-        elif self._journal.first() > 1:
-            # The beginning has been pruned: this host is new to an old run and joins it here.
-            logger.warning("host.joined_late", head=admitted.head)
-            self._inbox.position = admitted.head
-        if any(isinstance(spec, SinkSpec) for spec, _ in self._builder.loaded):
-            self._bus.hush(self._head_time() - RECENT_NS, admitted.outputs)
+        self._inbox.position = self._begin_at(admitted)
         self._wires.subscribe(prefixes)
         self.phase = Phase.SYNCING
         self._ask_for_marker()
 
-    def _head_time(self) -> int:
-        """Return ts_recv of the last message in the journal, ns UTC; 0 where there is none."""
-        head = self._journal.head()
-        frames = [codec.unpack(raw) for raw in self._journal.frames(head - 1, head)]
-        last: m.Message | None = codec.decode(frames[-1].body) if frames else None
-        return last.ts_recv if last else 0
+    def _begin_at(self, admitted: control.Admitted) -> int:
+        """Take the newest state, and the books of a time without this host; returns the seq of that."""
+        state = self._restore_newest(self._journal)
+        left, back = admitted.away
+        # Without a state of its own it is as if it had never been there before.
+        self._away = (left if state else 0), back
+        position = state.position if state else 0
+        if position >= self._away[0]:
+            position = self._borrow(position, back)
+        if position + 1 < self._journal.first() and (state is None or position < back):
+            logger.warning("host.joined_late", head=admitted.head)
+            position = admitted.head
+        return position
+
+    def _borrow(self, position: int, back: int) -> int:
+        """
+        Take the books from the newest state of another consumer, not behind *back*; they all keep the same.
+
+        Returns: the seq of that state; *position* where none is newer than that.
+        """
+        others = [host for host in self._journal.hosts() if host not in (KERNEL, self.host)]
+        stored = [found for host in others for found in self._journal.stored_checkpoints(host)[0]]
+        for checkpoint in sorted(stored, key=lambda found: -found.position):
+            if position < checkpoint.position <= back:
+                state = control.decode_state(checkpoint.state)
+                if state.position == checkpoint.position:  # a source's inputs have numbers of their own
+                    self._bus.borrow(state.bus)
+                    return checkpoint.position
+        return position
 
     def _ask_for_marker(self) -> None:
         self._asked_at = self._wires.monotonic()
@@ -164,6 +180,7 @@ class Consumer(Machine):
             prefixes = topics.prefixes([*wanted, *self._builder.publishes()])
             own = frozenset()
         self._inbox = Inbox(prefixes, own, message.head, message.tseq)
+        self._away = message.away
         self._state_at = self._held_since = message.head
         self._wires.subscribe(prefixes)
         self.phase = Phase.SYNCING
@@ -326,6 +343,8 @@ class Consumer(Machine):
     def _handle_now(self, frame: codec.Frame) -> None:
         if frame.topic == _CANARY:
             self._answer(codec.decode(frame.body))
+        elif self._away[0] < frame.seq <= self._away[1]:
+            self._bus.keep_encoded(frame.body, frame.seq)
         else:
             self._bus.deliver_encoded(frame.body, frame.seq)
 

@@ -147,7 +147,11 @@ class Welcome(_Control, frozen=True):
 
 
 class Admitted(_Control, frozen=True):
-    """Publish as these origins at these epochs; outputs are the last the kernel has of each."""
+    """
+    Publish as these origins at these epochs; outputs are the last the kernel has of each.
+
+    What lies behind the first seq of *away*, up to the second, happened without this host.
+    """
 
     origins: dict[str, int]
     epochs: dict[str, int]
@@ -155,6 +159,7 @@ class Admitted(_Control, frozen=True):
     head: int
     tseq: dict[bytes, int]
     link: int  # number of this incarnation of the host: its bursts carry it
+    away: tuple[int, int] = (0, 0)
 
 
 class Start(_Control, frozen=True):
@@ -186,6 +191,7 @@ class StandBy(_Control, frozen=True):
     head: int
     tseq: dict[bytes, int]
     with_shadow: bool
+    away: tuple[int, int] = (0, 0)
 
 
 class Shadow(_Control, frozen=True):

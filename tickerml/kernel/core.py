@@ -132,7 +132,13 @@ class Kernel:
     def begin(self) -> None:
         """Say that this session is there, and start the hosts."""
         self.outlet.announce(
-            m.KernelStarted(self.now(), self.sequencer.session, version("tickerml"), self.plan.profile)
+            m.KernelStarted(
+                self.now(),
+                self.sequencer.session,
+                version("tickerml"),
+                self.plan.profile,
+                list(self.plan.hosts()),
+            )
         )
         self._doubt_books(self.sequencer.books)
         if self._repaired:
@@ -248,7 +254,7 @@ class Kernel:
                     self.berths.end(self.berths.name_of(host), reason)
                 case Report(host, reason, restart_in_ns):
                     delay = restart_in_ns // NS_PER_MS if restart_in_ns >= 0 else -1
-                    tell = logger.info if reason == "stopped" else logger.error
+                    tell = logger.info if reason in (m.STOPPED, m.REMOVED) else logger.error
                     tell("host.stopped", host=host, reason=reason, restart_in_ms=delay)
                     self.outlet.announce(m.HostStopped(self.now(), host, reason, delay))
                     if self.supervisor.hosts[host].phase is HostPhase.QUARANTINED:
@@ -390,9 +396,9 @@ class Kernel:
             if host.phase is not HostPhase.STOPPING:
                 self.stop_host(host.name)
 
-    def stop_host(self, host: str, *, respawn: bool = False) -> None:
-        """Ask *host* to stop; with *respawn*, in order to start anew."""
-        self.supervisor.stopping(host, respawn=respawn)
+    def stop_host(self, host: str, *, respawn: bool = False, is_wanted: bool = True) -> None:
+        """Ask *host* to stop; with *respawn*, in order to start anew; unless it *is_wanted*, for good."""
+        self.act(self.supervisor.stopping(host, respawn=respawn, is_wanted=is_wanted))
         process = self.berths.active(host)
         if process and process.identity:
             self.berths.tell(process.name, control.Stop())

@@ -41,8 +41,8 @@ class Kernel(Protocol):
     def revive(self, host: str, plugins: Iterable[str]) -> None:
         """Let *plugins* begin anew in the next process of *host*."""
 
-    def stop_host(self, host: str, *, respawn: bool = False) -> None:
-        """Ask *host* to stop; with *respawn*, in order to start anew."""
+    def stop_host(self, host: str, *, respawn: bool = False, is_wanted: bool = True) -> None:
+        """Ask *host* to stop; with *respawn*, in order to start anew; unless it *is_wanted*, for good."""
 
 
 class Floor:
@@ -119,11 +119,11 @@ class Floor:
         """Admit *process* as its host, at new epochs: what another still says in its name is refused."""
         return self._kernel.admit(self._kernel.berths.processes[process], present)
 
-    def standing(self) -> tuple[int, dict[str, int], dict[bytes, int]]:
-        """Return the last seq, the number of each component, and the count of each topic."""
+    def standing(self, host: str) -> tuple[int, dict[str, int], dict[bytes, int], tuple[int, int]]:
+        """Return the last seq, each component's number, each topic's count, and when *host* was away."""
         sequencer = self._kernel.sequencer
         numbers = {name: number for number, name in enumerate(sequencer.names)}
-        return sequencer.seq, numbers, sequencer.topic_counts
+        return sequencer.seq, numbers, sequencer.topic_counts, sequencer.absence(host)
 
     # --- What it says and keeps ---------------------------------------------------------------
 
@@ -172,4 +172,4 @@ class Floor:
 
     def stop_host(self, host: str) -> None:
         """Ask *host* to stop, and do without it."""
-        self._kernel.stop_host(host)
+        self._kernel.stop_host(host, is_wanted=False)

@@ -23,7 +23,7 @@ sent just before the crash, and whose AlertSent was not heard of, is: at least o
 import hashlib
 import heapq
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,11 +94,9 @@ class _Slot:
         "allowed",
         "component",
         "data_dir",
-        "has_past",
         "log",
         "outbox",
         "plugin",
-        "since",
         "spec",
     )
 
@@ -115,8 +113,6 @@ class _Slot:
         self.log = structlog.get_logger().bind(plugin=spec.id)
         self.outbox: list[tuple[_Slot, m.Message]] = []
         self.component: Any = None
-        self.has_past = False  # whether it has a state that was restored
-        self.since = 0  # no alert is sent of what happened before, ns UTC
 
     @property
     def clock(self) -> Clock:
@@ -289,12 +285,13 @@ class LocalBus:
 
     def deliver_encoded(self, body: bytes, cause: int) -> None:
         """Run the encoded input *body*; what cannot be read is skipped and logged, live as in a replay."""
-        try:
-            message = codec.decode(body)
-        except CodecError as error:
-            logger.error("bus.message_skipped", cause=cause, error=str(error))
-            return
-        self.deliver(message, cause)
+        if message := _read(body, cause):
+            self.deliver(message, cause)
+
+    def keep_encoded(self, body: bytes, cause: int) -> None:
+        """Take the encoded *body* of a time without these components: it keeps the books, and no more."""
+        if (message := _read(body, cause)) and (keeper := _KEEPERS.get(type(message))):
+            keeper(self, message)
 
     def emit(self, plugin: str, messages: Iterable[m.Message], cause: int) -> None:
         """Publish what the source *plugin* yielded as its input number *cause*."""
@@ -345,21 +342,11 @@ class LocalBus:
                 slot.outbox.clear()
         return taken
 
-    def hush(self, before_ns: int, known: Container[str]) -> None:
-        """
-        Have sinks that are new here, with no restored state and not in *known*, send nothing of the past.
-
-        A host that is new to a run takes the run from its beginning; people have no use for that.
-        """
-        for slot in self._slots.values():
-            if not slot.has_past and slot.plugin not in known:
-                slot.since = before_ns
-
     def _alert(self, slot: _Slot, spec: SinkSpec, message: m.Message) -> None:
         """Have the sink of *slot* send what *message* is worth to it, and say so, once."""
         alert = alert_of(message, self.instruments)
         least: Severity = getattr(slot.component, "min_severity", spec.min_severity)
-        if alert is None or alert.severity.rank < least.rank or alert.ts < slot.since:
+        if alert is None or alert.severity.rank < least.rank:
             return
         if not self._is_said(slot.plugin, slot.count(self._cause) + len(slot.outbox), self._cause):
             slot.component.emit(alert)
@@ -439,11 +426,30 @@ class LocalBus:
             self._timer_count,
             sorted(self._timers),
             [self.instruments[key] for key in sorted(self.instruments)],
-            [_BookRecord(book.state, book.snapshot()) for _, book in sorted(self._books.items())],
+            [
+                _BookRecord(book.state, book.snapshot())
+                for _, book in sorted(self._books.items())
+                if book.state is not m.BookState.RESYNCING or book.ts_recv  # not who was only asked for
+            ],
             sorted(self.failed),
             components,
         )
         return msgspec.msgpack.encode(state)
+
+    def borrow(self, data: bytes) -> None:
+        """
+        Take the books and instruments from the bytes of another bus's snapshot(), and nothing else.
+
+        Raises: StateRefused: not such bytes.
+        """
+        self._keep_shared(_open_state(data))
+
+    def _keep_shared(self, state: BusState) -> None:
+        for instrument in state.instruments:
+            self._keep_instrument(instrument)
+        for record in state.books:
+            self._keep_snapshot(record.book)
+            self.book(record.book.exchange, record.book.symbol).state = record.state
 
     def restore(self, data: bytes, revived: Iterable[str] = ()) -> None:
         """
@@ -455,22 +461,11 @@ class LocalBus:
 
         Raises: StateRefused: not such bytes.
         """
-        try:
-            state = _decode_state(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise StateRefused(
-                "kernel", f"expected a host's state, was {len(data)} bytes of something else: {error}"
-            ) from None
-        if state.format != _STATE_FORMAT:
-            raise StateRefused("kernel", f"expected state format {_STATE_FORMAT}, was {state.format}")
+        state = _open_state(data)
         self.clock.advance(state.now)
         self._timer_count = state.timer_count
         self._timers = [timer for timer in state.timers if timer[3] in self._slots]
-        for instrument in state.instruments:
-            self._keep_instrument(instrument)
-        for record in state.books:
-            self._keep_snapshot(record.book)
-            self.book(record.book.exchange, record.book.symbol).state = record.state
+        self._keep_shared(state)
         self.failed = {plugin for plugin in state.failed if plugin in self._slots} - set(revived)
         self._bind()
         for saved in state.components:
@@ -478,9 +473,31 @@ class LocalBus:
                 continue
             try:
                 slot.component.restore(_state_for(slot, saved))
-                slot.has_past = True
             except Exception as error:
                 self.fail(saved.plugin, "restore", error)
+
+
+def _read(body: bytes, cause: int) -> m.Message | None:
+    try:
+        return codec.decode(body)
+    except CodecError as error:
+        logger.error("bus.message_skipped", cause=cause, error=str(error))
+        return None
+
+
+def _open_state(data: bytes) -> BusState:
+    """
+    Raises: StateRefused: not the bytes of a snapshot().
+    """
+    try:
+        state = _decode_state(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise StateRefused(
+            "kernel", f"expected a host's state, was {len(data)} bytes of something else: {error}"
+        ) from None
+    if state.format != _STATE_FORMAT:
+        raise StateRefused("kernel", f"expected state format {_STATE_FORMAT}, was {state.format}")
+    return state
 
 
 def _state_for(slot: _Slot, saved: _ComponentState) -> bytes:

@@ -493,13 +493,16 @@ class TradingResumed(Message, frozen=True):
 
 # --- The life of the system -----------------------------------------------------------------------
 
+STOPPED, REMOVED = "stopped", "removed"  # the reasons of a host's end that are no failure
+
 
 class KernelStarted(Message, frozen=True):
-    """A kernel took over this journal; session counts the starts."""
+    """A kernel took over this journal; session counts the starts, and *hosts* are what it runs."""
 
     session: int
     version: str
     profile: str
+    hosts: list[str]
 
 
 class KernelStopped(Message, frozen=True):
@@ -519,7 +522,11 @@ class HostStarted(Message, frozen=True):
 
 
 class HostStopped(Message, frozen=True):
-    """A host process is gone; restart_in_ms is -1 when it will not be restarted."""
+    """
+    A host process is gone; restart_in_ms is -1 when it will not be restarted.
+
+    The reason is STOPPED when it was asked to, REMOVED when the system goes on without it.
+    """
 
     host: str
     reason: str

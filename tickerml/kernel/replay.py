@@ -61,7 +61,9 @@ class Verification:
         if self._journal.first() != 1:
             raise StoreError(f"the beginning of the run in {run_dir} has been pruned (kernel.hot_hours)")
         run = msgspec.msgpack.decode(self._journal.meta(RUN_KEY), type=Run)
-        self._names = read_state(self._journal).origins
+        state = read_state(self._journal)
+        self._names = state.origins
+        self._left, self._back = state.away.get(host, (0, 0))
         self._replayed: deque[tuple[str, int, int, bytes]] = deque()
         self._bus = LocalBus(
             self._record,
@@ -97,8 +99,11 @@ class Verification:
                 if frame.topic == _SYSTEM and self._is_changed(codec.decode(frame.body)):
                     self.stopped_at = frame.seq
                     return
-                self.inputs += 1
-                self._bus.deliver_encoded(frame.body, frame.seq)
+                if self._left < frame.seq <= self._back:
+                    self._bus.keep_encoded(frame.body, frame.seq)
+                else:
+                    self.inputs += 1
+                    self._bus.deliver_encoded(frame.body, frame.seq)
             yield frame.seq
 
     def _is_changed(self, message: m.Message) -> bool:

@@ -12,6 +12,7 @@ forward over the frames that were journaled after it.
 
 import struct
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -27,6 +28,7 @@ KERNEL = "kernel"
 Run = tuple[bytes, bytes, list[bytes]]
 
 _NAME = codec.NAME
+_STILL = -1  # the end of an absence that has none yet
 _COUNTS = struct.Struct("<IQ")  # its last two fields: n, cause
 _KEEP = frozenset(topics.topic(kind) for kind in topics.KEPT_KINDS)
 _SUMMARIZE = frozenset(topics.topic(kind) for kind in WANTED)
@@ -43,6 +45,7 @@ class SequencerState(msgspec.Struct, array_like=True):
     outputs: dict[int, tuple[int, int]] = {}  # origin -> (cause, n) of its last output
     summary: bytes = b""
     books: dict[str, dict[str, list[str]]] = {}  # component -> exchange -> symbols, as it said of its feeds
+    away: dict[str, tuple[int, int]] = {}  # host -> (left, back), as absence() says
 
 
 class _Origin:
@@ -103,6 +106,7 @@ class Sequencer:
         self.names = list(state.origins)  # the components, by number
         self.summary = Summary(state.summary)
         self.books = state.books
+        self.away = state.away
         self.duplicates = 0
         self.refused: dict[str, int] = {}
         self.kept: list[bytes] = []  # frames of kinds that are kept for good, until take_kept()
@@ -129,6 +133,14 @@ class Sequencer:
         origin.allowed = {cls.__name__.encode(): topics.topic(topics.KIND_OF[cls]) for cls in publishes}
         self._routes.clear()
         return origin.number
+
+    def absence(self, host: str) -> tuple[int, int]:
+        """
+        Return (left, back): what lies behind seq *left*, up to *back*, happened without *host*.
+
+        One that was there before any feed was has missed nothing: (0, 0).
+        """
+        return _absence(self.away, self.books, host, self.seq)
 
     def epoch(self, origin: int) -> int:
         """Return the epoch at which *origin* may publish."""
@@ -260,6 +272,7 @@ class Sequencer:
             self.kept.append(stamped)
         if route.is_summarized:
             self.summary.add(message, body)
+        _note_absence(self.away, self.books, message, self.seq)
         self._count_run(route.topic, 1)
         return stamped
 
@@ -307,12 +320,35 @@ class Sequencer:
             {origin.number: (origin.cause, origin.n) for origin in self._origins if origin.cause >= 0},
             self.summary.to_bytes(),
             self.books,
+            self.away,
         )
         return msgspec.msgpack.encode(state)
 
 
 def _add_books(books: dict[str, dict[str, list[str]]], component: str, feed: m.FeedConnected) -> None:
     books.setdefault(component, {})[feed.exchange] = list(feed.symbols)
+
+
+def _absence(away: dict[str, tuple[int, int]], books: dict[str, Any], host: str, seq: int) -> tuple[int, int]:
+    """Return where the last absence of *host* began and ended, where it is back behind *seq*."""
+    left, back = away.get(host, (0, _STILL))
+    if back != _STILL:
+        return left, back
+    return left, seq if left or books else 0
+
+
+def _note_absence(
+    away: dict[str, tuple[int, int]], books: dict[str, Any], message: m.Message, seq: int
+) -> None:
+    """Note who is there or not any longer by *message*, of *seq*."""
+    match message:
+        case m.HostStarted():
+            away[message.host] = _absence(away, books, message.host, seq - 1)
+        case m.HostStopped() if message.reason == m.REMOVED:
+            away[message.host] = seq, _STILL
+        case m.KernelStarted():
+            gone = [host for host, (_, back) in away.items() if back != _STILL and host not in message.hosts]
+            away.update((host, (seq, _STILL)) for host in gone)
 
 
 def _roll_admissions(state: SequencerState, message: m.Message) -> None:
@@ -350,6 +386,7 @@ def roll_forward(state: bytes, frames: Iterable[bytes]) -> SequencerState:
             message = codec.decode(frame.body)
             summary.add(message, frame.body)
             _roll_admissions(rolled, message)
+            _note_absence(rolled.away, rolled.books, message, rolled.seq)
             if isinstance(message, m.FeedConnected):
                 _add_books(rolled.books, rolled.origins[frame.origin], message)
     rolled.summary = summary.to_bytes()

@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import structlog
 
+from . import messages as m
 from .control import Role
 from .units import NS_PER_MS, NS_PER_S
 
@@ -103,6 +104,7 @@ class Host:
         self.deaths: list[int] = []  # within the last minute
         self.failures = 0  # since it was last steady
         self.respawn = False  # start anew when the process is gone, which is no death
+        self.is_wanted = True  # for good, whatever becomes of its process
         self._told = -1
 
     @property
@@ -210,17 +212,22 @@ class Supervisor:
         host = self.hosts[name]
         host.phase, host.reason = HostPhase.QUARANTINED, reason
 
-    def stopping(self, name: str, *, respawn: bool = False) -> None:
+    def stopping(self, name: str, *, respawn: bool = False, is_wanted: bool = True) -> list[Effect]:
         """
         *name* has been asked to stop; with *respawn*, in order to start anew.
 
         One that has no process stays down, or is started when it is due.
+
+        Args:
+            is_wanted: whether it belongs to the system all the same.
         """
         host = self.hosts[name]
+        host.is_wanted = is_wanted
         if host.is_up:
             host.phase, host.respawn = HostPhase.STOPPING, respawn
         elif not respawn:
-            host.phase, host.reason = HostPhase.STOPPED, "stopped"
+            host.phase, host.reason = HostPhase.STOPPED, m.STOPPED if is_wanted else m.REMOVED
+        return [] if host.is_up or is_wanted else [Report(name, host.reason, -1)]
 
     def overuse(self, name: str, reason: str) -> list[Effect]:
         """*name* uses or did what it must not: end it, which counts as a death."""
@@ -244,11 +251,12 @@ class Supervisor:
         return [self._died(host, reason, now)]
 
     def _stopped(self, host: Host, now: int) -> list[Effect]:
-        host.phase, host.reason = HostPhase.STOPPED, "stopped"
+        host.phase, host.reason = HostPhase.STOPPED, m.STOPPED if host.is_wanted else m.REMOVED
         if not host.respawn:
-            return [Report(host.name, "stopped", -1)]
+            return [Report(host.name, host.reason, -1)]
+        told = Report(host.name, host.reason, 0)
         host.forgive()
-        return [Report(host.name, "stopped", 0), *self._spawn(host, now)]
+        return [told, *self._spawn(host, now)]
 
     def _died(self, host: Host, reason: str, now: int) -> Report:
         if host.ready_at and now - host.ready_at >= STEADY_NS:

@@ -82,8 +82,8 @@ class Floor(Protocol):
     def give(self, host: str, process: str) -> None:
         """From now on *process* is the one that *host* is."""
 
-    def standing(self) -> tuple[int, dict[str, int], dict[bytes, int]]:
-        """Return the last seq, the number of each component, and the count of each topic."""
+    def standing(self, host: str) -> tuple[int, dict[str, int], dict[bytes, int], tuple[int, int]]:
+        """Return the last seq, each component's number, each topic's count, and when *host* was away."""
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Put *checkpoint* into the journal."""
@@ -187,9 +187,9 @@ class Swap:
         self._enter(Step.STANDBY, now, STANDBY_LIMIT_NS)
         if self._is_page:
             return self._floor.admit(self.new, present)
-        head, numbers, tseq = self._floor.standing()
+        head, numbers, tseq, away = self._floor.standing(self.host)
         origins = {c.plugin: numbers[c.plugin] for c in present.components if c.plugin in numbers}
-        return control.StandBy(origins, head, tseq, self._shadow_ns > 0)
+        return control.StandBy(origins, head, tseq, self._shadow_ns > 0, away)
 
     def ready(self, now: int) -> None:
         """The candidate, a page, serves: the one before it may go."""

@@ -92,10 +92,15 @@ def what_runs(plan: Plan, host: str) -> tuple[list[str], list[str], list[str]]:
 class Shadow:
     """One consumer host as it would be if nothing had ever happened to it."""
 
-    def __init__(self, plan: Plan, host: str, started_ns: int) -> None:
+    def __init__(self, plan: Plan, host: str, started_ns: int, away: tuple[int, int] = (0, 0)) -> None:
+        """
+        Args:
+            away: what lies behind the first seq, up to the second, is not for the components of this host.
+        """
         members = plan.hosts()[host]
         self.host = host
         self.runs = what_runs(plan, host)
+        self.away = away
         self._said: dict[str, tuple[int, int]] = {}  # what need not be said any more, by component
         self.position = 0  # seq of the last frame of the journal that it has seen
         self.heard = 0  # up to where it has heard what its host has published; ahead of position
@@ -145,7 +150,10 @@ class Shadow:
         if name not in self.names and frame.topic.startswith(self.prefixes):
             if frame.topic.startswith(b"feed."):
                 self._look(codec.decode(frame.body))
-            self._bus.deliver_encoded(frame.body, frame.seq)
+            if self.away[0] < frame.seq <= self.away[1]:
+                self._bus.keep_encoded(frame.body, frame.seq)
+            else:
+                self._bus.deliver_encoded(frame.body, frame.seq)
 
     def _look(self, message: m.Message) -> None:
         if isinstance(message, _DOUBTFUL):

@@ -79,6 +79,14 @@ class _WatchedBus(LocalBus):
         self._process.spoiler.takes_input(self)
         super().deliver_encoded(body, cause)
 
+    def keep_encoded(self, body: bytes, cause: int) -> None:
+        self._watch.delivered(self._view, cause, body)
+        super().keep_encoded(body, cause)
+
+    def borrow(self, data: bytes) -> None:
+        self._watch.borrowed(self._view, data)
+        super().borrow(data)
+
     def restore(self, data: bytes, revived: Any = ()) -> None:
         self.stage.saw("checkpoint restored")
         self._watch.restored(self._view, data)

@@ -84,7 +84,11 @@ class Watch:
         self.own: dict[str, frozenset[int]] = {}
 
     def _raise_shadows(self) -> None:
-        self.shadows = {host: Shadow(plan, host, self._started_ns) for host, plan in self._plans.items()}
+        away = {host: shadow.away for host, shadow in self.shadows.items()}
+        self.shadows = {
+            host: Shadow(plan, host, self._started_ns, away.get(host, (0, 0)))
+            for host, plan in self._plans.items()
+        }
 
     # --- What the kernel publishes ------------------------------------------------------------
 
@@ -156,10 +160,15 @@ class Watch:
         self.own[host] = frozenset(admitted.origins.values())
         if host in plan.consumers():
             if host not in self._plans:
-                self.shadows[host] = Shadow(plan, host, self._started_ns)
-            elif host in self._forked or self.shadows[host].runs != what_runs(plan, host):
+                self.shadows[host] = Shadow(plan, host, self._started_ns, admitted.away)
+            elif self._is_another(host, plan, admitted):
                 self._forking[view.pid] = plan, admitted
             self._plans[host] = plan
+
+    def _is_another(self, host: str, plan: Plan, admitted: control.Admitted) -> bool:
+        """Whether what *host* does from here on is not what its shadow would do."""
+        shadow = self.shadows[host]
+        return host in self._forked or admitted.away != shadow.away or shadow.runs != what_runs(plan, host)
 
     def gave(self, view: HostView, position: int, bus: bytes) -> None:
         """A process has handed over its state; it keeps it, and may go on from it."""
@@ -171,7 +180,9 @@ class Watch:
         before = self.shadows[view.host]
         if before.position < position:
             self._past.append((before, position, len(self.frames), bus))
-        new = self.shadows[view.host] = Shadow(plan, view.host, self._started_ns)
+        left, back = admitted.away
+        away = (left if bus else 0), back  # without a state it has never been there
+        new = self.shadows[view.host] = Shadow(plan, view.host, self._started_ns, away)
         new.go_on(position, len(self.frames), bus, admitted.outputs)
         self._forked.add(view.host)
 
@@ -221,6 +232,17 @@ class Watch:
         if left_out := self._between(view, taken, cause - 1):
             told += f", and seq {left_out.seq} on {left_out.topic.decode()} was left out"
         return told
+
+    def borrowed(self, view: HostView, bus: bytes) -> None:
+        """
+        A host that was away takes the books of another one.
+
+        Raises: Violation: nobody wrote that state in this timeline.
+        """
+        digest = _digest(bus)
+        if not (found := [self._states[key] for key in self._states if key[1] == digest]):
+            raise Violation(f"host {view.host} took books from a state that no host of this timeline wrote")
+        view.taken = set().union(*found)
 
     def checkpointed(self, view: HostView, position: int, bus: bytes) -> None:
         """
