@@ -335,6 +335,52 @@ def test_by_the_wall_clock_it_waits_for_a_person_to_see_to_the_source():
     assert world.kernel.ending.reason == ""
 
 
+def end_of_data(world: World) -> None:
+    world.push("market", world.output("market", FeedEnded(1, "exchange-x", 1, 0), 1))
+    world.kernel.hand_over()
+
+
+def test_the_data_has_not_ended_for_a_run_while_the_journal_fails_and_takes_nothing_from_the_hosts():
+    world = World()
+    world.start_all()
+    world.disk.trouble = Trouble.READ_ONLY
+    end_of_data(world)
+    world.commit()
+    world.pass_time(NS_PER_S, are_beating=False)
+    was_ending = bool(world.kernel.ending.reason)
+
+    world.disk.trouble = Trouble.NONE
+    world.commit()
+    world.pass_time(NS_PER_S)
+
+    assert not was_ending
+    assert world.kernel.ending.reason == "the data ended"
+    assert world.kernel.is_complete
+
+
+@pytest.mark.parametrize("is_failing", [False, True])
+def test_a_run_that_is_not_drained_because_its_journal_fails_ends_and_is_not_complete(is_failing):
+    world = World()
+    world.start_all()
+    end_of_data(world)
+    world.pass_time(200 * NS_PER_MS)
+    world.disk.trouble = Trouble.READ_ONLY if is_failing else Trouble.NONE
+    world.commit()
+    world.kernel.exited("market", "exit code 0")
+    world.links.pop("market")
+    world.pass_time(500 * NS_PER_MS, are_beating=not is_failing)
+    world.disk.trouble = Trouble.NONE
+    world.commit()
+    for host in list(world.links):
+        world.kernel.exited(host, "exit code 0")
+    world.links.clear()
+    world.pass_time(NS_PER_S)
+
+    assert world.kernel.is_over
+    assert world.kernel.ending.reason == "the data ended"
+    assert world.kernel.is_complete == (not is_failing)
+
+
 @pytest.mark.parametrize(
     ("request_", "reason"),
     [(control.ShutdownRequest("enough"), "enough"), (control.RestartRequest("new code"), RESTART)],

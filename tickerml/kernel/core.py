@@ -268,7 +268,7 @@ class Kernel:
 
     def _watch_journal(self) -> None:
         error = self.writer.error
-        if error is not None and self._is_listening and not self.is_wall:
+        if error is not None and not self.is_wall and not self.journal_failure:
             self.journal_failure = str(error)
             self.ending.ask("the journal failed")
         is_wanted = error is None and self.writer.backlog < (
@@ -358,7 +358,7 @@ class Kernel:
 
     def _is_drained(self) -> bool:
         consumers = self.supervisor.consumers()
-        if self._flow.is_drained(self.sequencer.seq, consumers) or self.writer.error:
+        if self._flow.is_drained(self.sequencer.seq, consumers):
             return True
         if self._flow.wants_marker(consumers):
             self._flow.marked(self.outlet.announce(m.Sync(self.now(), "drain")))
@@ -371,6 +371,9 @@ class Kernel:
         stopping = [name for name, host in hosts.items() if self._is_stopping(host)]
         step = self.ending.step
         is_done = self._is_drained() if step is Step.DRAIN else not stopping
+        if step is Step.DRAIN and not is_done and self.writer.error is not None:
+            # Nothing is taken from the hosts now, nor waited for: the next start goes on with this run.
+            is_done, self.is_complete = True, False
         if self.ending.is_late(now) and not is_done:
             logger.error("kernel.stop_forced", step=step.name.lower(), hosts=stopping)
             for name in stopping:
