@@ -259,6 +259,18 @@ def test_a_long_past_is_given_in_portions():
     assert portions == [20, 20, 10, 0]
 
 
+def test_who_wants_everything_is_not_disturbed_by_what_has_no_place_in_the_order():
+    past = Past()
+    follower = Follower(past, prefixes=(b"",))
+    follower.be_told()
+
+    follower.hear(*past.say(b"trade.a."), b"~status.\0{}", *past.say(b"book.a."))
+    follower.finish()
+
+    assert follower.is_right
+    assert len(follower.kept) == 2
+
+
 def test_what_is_no_message_of_the_bus_is_refused():
     follower = Follower(Past())
     follower.be_told()

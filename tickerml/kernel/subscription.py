@@ -132,6 +132,8 @@ class Reader:
 
         Raises: BusError: it is neither. SubscriptionLost.
         """
+        if run.startswith(control.TELEMETRY) and not run.startswith(_HEAD):
+            return  # who subscribes to everything gets it too
         if self._phase is _Phase.FILLING or not self._accept(run):
             self._held.append(run)
 
