@@ -54,6 +54,15 @@ def test_a_late_burst_of_an_earlier_incarnation_brings_its_frames_to_be_refused_
     assert inlet.take(burst(earlier, 1, FRAME, NOTE)) == Taken("trade", [FRAME], [])
 
 
+def test_nor_does_the_other_process_of_a_host_leave_notes_once_it_has_been_replaced():
+    inlet = Inlet()
+    candidate = inlet.open("trade~")
+    inlet.open("trade")
+
+    assert inlet.take(burst(candidate, 1, FRAME, NOTE)) == Taken("trade~", [FRAME], [])
+    assert inlet.take(burst(candidate, 3)) == Taken("trade~", [], [])
+
+
 def test_what_an_earlier_incarnation_lost_is_not_held_against_its_successor():
     inlet = Inlet()
     earlier = inlet.open("trade")

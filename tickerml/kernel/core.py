@@ -169,14 +169,14 @@ class Kernel:
         if taken is None:
             return
         if taken.lost:
-            self.act(self.supervisor.overuse(host_of(taken.host), taken.lost))
+            self.act(self.supervisor.overuse(host_of(taken.process), taken.lost))
             return
         self.outlet.publish(*self.sequencer.accept_all(taken.frames))
         if taken.notes:
             self._take_notes(taken)
 
     def _take_notes(self, taken: Taken) -> None:
-        now, process = self.edges.monotonic(), taken.host
+        now, process = self.edges.monotonic(), taken.process
         host = host_of(process)
         for note in taken.notes:
             kind, body = note[:2], note[2:]

@@ -76,8 +76,12 @@ class _WatchedBus(LocalBus):
 
     def deliver_encoded(self, body: bytes, cause: int) -> None:
         self._watch.delivered(self._view, cause, body)
-        self._process.spoiler.takes_input(self)
         super().deliver_encoded(body, cause)
+
+    def deliver(self, message: Any, cause: int) -> None:
+        if type(message) in self.wanted_types:
+            self._process.spoiler.takes_input(self)
+        super().deliver(message, cause)
 
     def keep_encoded(self, body: bytes, cause: int) -> None:
         self._watch.delivered(self._view, cause, body)

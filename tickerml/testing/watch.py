@@ -160,7 +160,7 @@ class Watch:
         self.own[host] = frozenset(admitted.origins.values())
         if host in plan.consumers():
             if host not in self._plans:
-                self.shadows[host] = Shadow(plan, host, self._started_ns, admitted.away)
+                self.shadows[host] = Shadow(plan, host, self._started_ns, (0, admitted.away[1]))
             elif self._is_another(host, plan, admitted):
                 self._forking[view.pid] = plan, admitted
             self._plans[host] = plan
@@ -168,7 +168,8 @@ class Watch:
     def _is_another(self, host: str, plan: Plan, admitted: control.Admitted) -> bool:
         """Whether what *host* does from here on is not what its shadow would do."""
         shadow = self.shadows[host]
-        return host in self._forked or admitted.away != shadow.away or shadow.runs != what_runs(plan, host)
+        is_back = admitted.away[1] != shadow.away[1]
+        return host in self._forked or is_back or shadow.runs != what_runs(plan, host)
 
     def gave(self, view: HostView, position: int, bus: bytes) -> None:
         """A process has handed over its state; it keeps it, and may go on from it."""
