@@ -295,13 +295,6 @@ if behaviour == "exits":
     sys.exit(1)
 if behaviour == "damaged":
     sys.exit(5)
-say("READY=1\\nSTATUS=start %d" % starts)
-if behaviour == "ends":
-    sys.exit(0)
-if behaviour == "deaf":
-    signal.signal(signal.SIGABRT, signal.SIG_IGN)
-if behaviour in ("silent", "deaf") and starts == 1:
-    time.sleep(60)
 def stop(number, frame):
     say("STOPPING=1")
     open("stopped_by", "w").write(signal.Signals(number).name)
@@ -311,6 +304,13 @@ def restart(number, frame):
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGHUP, restart)
+say("READY=1\\nSTATUS=start %d" % starts)
+if behaviour == "ends":
+    sys.exit(0)
+if behaviour == "deaf":
+    signal.signal(signal.SIGABRT, signal.SIG_IGN)
+if behaviour in ("silent", "deaf") and starts == 1:
+    time.sleep(60)
 for _ in range(1200):
     say("WATCHDOG=1")
     time.sleep(0.05)
