@@ -28,7 +28,22 @@ TOLD = [
     (m.FeedLost(1, "kraken", "closed", 100), Severity.WARNING, "feed/kraken", "is lost"),
     (m.FeedConnected(1, "kraken", []), Severity.INFO, "feed/kraken", "is up"),
     (m.SequenceGap(1, "kraken", "BTC/USD", 5, 7), Severity.WARNING, "book/kraken/BTC/USD", "skipped"),
+    (m.ChecksumFailed(1, "kraken", "BTC/USD", 5, 7), Severity.WARNING, "book/kraken/BTC/USD", "not the exch"),
     (m.BookStale(1, "kraken", "BTC/USD", 10), Severity.WARNING, "book/kraken/BTC/USD", "silent"),
+    (
+        m.DataAnomaly(
+            1, "kraken", "BTC/USD", m.Anomaly.OUTLIER, Severity.WARNING, 120.0, 50.0, "a print is off"
+        ),
+        Severity.WARNING,
+        "data/kraken/BTC/USD/outlier",
+        "BTC/USD on kraken: a print is off",
+    ),
+    (
+        m.DataAnomaly(1, "kraken", "", m.Anomaly.STALE, Severity.ERROR, 12.0, 10.0, "silent"),
+        Severity.ERROR,
+        "data/kraken//stale",
+        "the feed of kraken: silent",
+    ),
     (m.OrderRejected(1, 1, "o1", "kraken", "BTC/USD", "no"), Severity.WARNING, "order/o1", "rejected"),
     (m.SwapEnded(1, "trade", "rolled back", "probation", "lag"), Severity.ERROR, "swap/trade", "probation"),
     (m.SwapEnded(1, "trade", "permanent", "ended", ""), Severity.INFO, "swap/trade", "permanent"),

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickerml.kernel import BookDelta, BookSide, BookSnapshot, BookState, OrderBook, pack_levels
+from tickerml.kernel import (
+    BookDelta,
+    BookSide,
+    BookSnapshot,
+    BookState,
+    OrderBook,
+    Passport,
+    pack_levels,
+)
 
 PRICE = st.integers(1, 30)
 CHANGES = st.lists(st.tuples(PRICE, st.integers(0, 5)), max_size=12)
@@ -158,3 +166,22 @@ def test_a_cleared_side_is_empty():
     side.clear()
 
     assert (side.best, side.top(5), side.quantity_within(5)) == (0, [], 0)
+
+
+# --- Its passport -----------------------------------------------------------------------------------
+
+
+def test_the_passport_of_a_book_nobody_has_heard_of_says_so():
+    book = OrderBook("test", "BTC/USDT")
+
+    assert book.passport(100) == Passport(BookState.RESYNCING, age_ns=-1, gap_ns=-1, latency_ns=0)
+
+
+def test_a_passport_says_how_old_the_book_is_and_how_long_ago_it_missed_something():
+    book = book_of([(99, 1)], [(101, 1)])  # at 21, from 11
+
+    book.distrust(25)
+    assert book.passport(30) == Passport(BookState.RESYNCING, age_ns=9, gap_ns=5, latency_ns=10)
+
+    book.apply_snapshot(message(BookSnapshot, [(99, 1)], [(101, 1)], seq=12))  # at 32, from 22
+    assert book.passport(40) == Passport(BookState.VALID, age_ns=8, gap_ns=15, latency_ns=10)

@@ -17,6 +17,8 @@ from tickerml.kernel.manifest import Manifest
 from tickerml.kernel.resolve import resolve
 from tickerml.kernel.supervisor import Supervisor
 
+from .loadable import LOADABLE
+
 ROOT = Path(__file__).resolve().parents[2]
 WHOLE = """
 format = 1
@@ -559,29 +561,24 @@ SHIPPED = config.load(ROOT / "plugins.toml")
 WRONG_TYPE = {"integer": "three", "number": "three", "string": 3, "boolean": "yes", "array": 3, "object": 3}
 
 
-def loadable() -> list[str]:
-    """Return the installed plugins; a page needs the console's own packages, which may be absent."""
-    return [name for name in registry.installed() if name != "console"]
-
-
 def plan_of(plugin: str, options: dict[str, object]) -> PluginPlan:
     return resolve(find().choose(plugin), SHIPPED.plugins[plugin], options, "demo")
 
 
-@pytest.mark.parametrize("plugin", loadable())
+@pytest.mark.parametrize("plugin", LOADABLE)
 def test_a_plugin_has_a_table_in_the_shipped_file_and_its_defaults_are_within_its_own_bounds(plugin):
     spec, options = registry.load_planned(plan_of(plugin, {}), "plugins.toml")
 
     assert options == msgspec.convert(msgspec.to_builtins(options), spec.options)
 
 
-@pytest.mark.parametrize("plugin", loadable())
+@pytest.mark.parametrize("plugin", LOADABLE)
 def test_an_option_that_a_plugin_does_not_have_is_refused_by_name(plugin):
     with pytest.raises(ConfigError, match=rf"c\.toml: plugin\.{plugin}\.options\.no_such_thing: unknown key"):
         registry.load_planned(plan_of(plugin, {"no_such_thing": 1}), "c.toml")
 
 
-@pytest.mark.parametrize("plugin", loadable())
+@pytest.mark.parametrize("plugin", LOADABLE)
 def test_every_option_refuses_a_value_of_another_type_and_one_out_of_its_bounds(plugin):
     spec = registry.load(plugin)
     for name, rule in describe(spec)["options"].items():

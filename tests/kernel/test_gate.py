@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from tickerml.kernel import (
     NS_PER_S,
+    BookStale,
+    BookState,
     CancelOrder,
     HaltTrading,
     HostStarted,
@@ -19,10 +21,12 @@ from tickerml.kernel import (
     OrderRejected,
     OrderSubmitted,
     OrderType,
+    Passport,
     PluginFailed,
     ResumeTrading,
     RiskRuleSpec,
     RiskVerdict,
+    SequenceGap,
     Side,
     StrategySpec,
     SubmitOrder,
@@ -126,9 +130,25 @@ def test_an_order_that_every_rule_allows_leaves_as_it_was_asked_for():
             101,
             10,
             arrival_mid=99 + 102,
+            passport=Passport(BookState.VALID, age_ns=0, gap_ns=-1, latency_ns=0),
         )
     ]
     assert open_ids(harness) == ["o-1"]
+
+
+def test_an_order_leaves_with_what_was_known_of_its_book():
+    harness, market = gate_with(), Market(latency_ns=30_000_000)
+    harness.send(
+        SequenceGap(START - 4 * NS_PER_S, "test", "BTC/USDT", 5, 7),
+        market.book(START - 2 * NS_PER_S, bids=[(99, 1)], asks=[(102, 1)]),
+        BookStale(START - NS_PER_S, "test", "BTC/USDT", 900),
+    )
+
+    (submitted,) = harness.send(order())
+
+    assert submitted.passport == Passport(
+        BookState.STALE, age_ns=1_970_000_000, gap_ns=4 * NS_PER_S, latency_ns=30_000_000
+    )
 
 
 def test_an_order_waits_until_the_last_rule_has_answered():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tickerml.kernel import (
     BookState,
     CancelOrder,
+    ChecksumFailed,
     ExchangeSpec,
     FeatureSetSpec,
     FeatureVector,
@@ -551,10 +552,11 @@ def test_books_and_instruments_follow_the_messages():
     [
         (FeedLost(3, "test", "closed", 100), BookState.RESYNCING, BookState.RESYNCING),
         (SequenceGap(3, "test", "BTC/USDT", 5, 7), BookState.RESYNCING, BookState.RESYNCING),
+        (ChecksumFailed(3, "test", "BTC/USDT", 5, 7), BookState.RESYNCING, BookState.RESYNCING),
         (m.BookStale(3, "test", "BTC/USDT", 5000), BookState.STALE, BookState.VALID),
         (FeedLost(3, "another", "closed", 100), BookState.VALID, BookState.VALID),
     ],
-    ids=["lost", "gap", "stale", "elsewhere"],
+    ids=["lost", "gap", "checksum", "stale", "elsewhere"],
 )
 def test_the_health_of_a_feed_decides_whether_its_books_are_believed(event, state, after_delta):
     bus, market = Journaled(), Market()
@@ -568,6 +570,27 @@ def test_the_health_of_a_feed_decides_whether_its_books_are_believed(event, stat
     assert book.state is after_delta
     bus.deliver(market.book(5, bids=[(99, 5)], asks=[(101, 5)]), 4)
     assert book.state is BookState.VALID
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        FeedLost(3, "test", "closed", 100),
+        SequenceGap(3, "test", "BTC/USDT", 5, 7),
+        ChecksumFailed(3, "test", "BTC/USDT", 5, 7),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_when_a_book_last_missed_something_is_known_after_a_restart_too(event):
+    bus, copy, market = Journaled(), Journaled(), Market()
+    bus.deliver(market.book(1, bids=[(99, 5)], asks=[(101, 5)]), 1)
+    bus.deliver(event, 2)
+    bus.deliver(market.book(5, bids=[(99, 5)], asks=[(101, 5)]), 3)
+
+    copy.restore(bus.snapshot())
+
+    assert bus.book("test", "BTC/USDT").passport(10).gap_ns == 7
+    assert copy.book("test", "BTC/USDT").passport(10) == bus.book("test", "BTC/USDT").passport(10)
 
 
 def test_a_book_published_on_the_bus_is_known_before_anyone_handles_it():

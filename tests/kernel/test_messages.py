@@ -50,7 +50,7 @@ def test_levels_travel_as_little_endian_pairs_of_price_and_quantity():
 
 
 def test_half_a_level_is_refused():
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="whole pairs of 16 bytes, was 24"):
         list(levels(struct.pack("<3q", 1, 2, 3)))
 
 

@@ -21,6 +21,8 @@ from tickerml.kernel import (
 from tickerml.kernel.config import PluginPlan
 from tickerml.kernel.describe import describe
 
+from .loadable import LOADABLE
+
 ODD_PLUGINS = Path(__file__).resolve().parents[1] / "plugins_for_tests"
 
 
@@ -53,7 +55,7 @@ def test_a_good_plugin_offers_its_spec():
     assert (spec.id, spec.KIND, spec.publishes) == ("stranger", "strategy", (SubmitOrder, CancelOrder))
 
 
-@pytest.mark.parametrize("plugin", [name for name in registry.installed() if name != "console"])
+@pytest.mark.parametrize("plugin", LOADABLE)
 def test_every_installed_plugin_loads_under_its_own_id(plugin):
     assert registry.load(plugin).id == plugin
 
@@ -254,7 +256,7 @@ def test_a_description_shows_what_the_plugin_may_say_and_take():
     assert described["options"]["patience"]["description"] == "how long it waits"
 
 
-@pytest.mark.parametrize("plugin", [name for name in registry.installed() if name != "console"])
+@pytest.mark.parametrize("plugin", LOADABLE)
 def test_every_option_of_every_installed_plugin_is_described(plugin):
     for name, option in describe(registry.load(plugin))["options"].items():
         assert option.get("description"), f"{plugin}.{name} has no description"

@@ -11,7 +11,7 @@ from tickerml.kernel import topics
 KIND = st.sampled_from(sorted(topics.KINDS))
 NAME = st.text("abc1_-", min_size=1, max_size=4)
 ASSET = st.text("ABT1", min_size=1, max_size=4)
-SYMBOL = st.builds("{}/{}".format, ASSET, ASSET)
+SYMBOL = st.builds("{}/{}{}".format, ASSET, ASSET, st.sampled_from(["", "-PERP", "-20210924"]))
 SCOPE = st.one_of(
     st.tuples(KIND),
     st.tuples(KIND, NAME),

@@ -88,11 +88,23 @@ def _gap(gap: m.SequenceGap, _: Instruments) -> _Told:
     return Severity.WARNING, f"book/{gap.exchange}/{gap.symbol}", title, text
 
 
+def _checksum(failed: m.ChecksumFailed, _: Instruments) -> _Told:
+    title = f"the book of {failed.symbol} on {failed.exchange} is not the exchange's"
+    text = f"its checksum is {failed.expected}, ours was {failed.was}; not used until the next snapshot"
+    return Severity.WARNING, f"book/{failed.exchange}/{failed.symbol}", title, text
+
+
 def _stale(stale: m.BookStale, _: Instruments) -> _Told:
     if not stale.silent_ms:
         return None  # its source's process has ended, which is told where it matters
     title = f"the book of {stale.symbol} on {stale.exchange} has gone silent"
     return Severity.WARNING, f"book/{stale.exchange}/{stale.symbol}", title
+
+
+def _anomaly(found: m.DataAnomaly, _: Instruments) -> _Told:
+    what = f"{found.symbol} on {found.exchange}" if found.symbol else f"the feed of {found.exchange}"
+    key = f"data/{found.exchange}/{found.symbol}/{found.kind}"
+    return found.severity, key, f"{what}: {found.text}", f"seen {found.count} times in this run"
 
 
 def _filled(fill: m.OrderFilled, instruments: Instruments) -> _Told:
@@ -140,7 +152,9 @@ _TOLD: dict[type[m.Message], Callable[[Any, Instruments], _Told]] = {
     m.FeedLost: _feed_lost,
     m.FeedConnected: _feed_connected,
     m.SequenceGap: _gap,
+    m.ChecksumFailed: _checksum,
     m.BookStale: _stale,
+    m.DataAnomaly: _anomaly,
     m.OrderFilled: _filled,
     m.OrderRejected: _rejected,
     m.SwapEnded: _swap_ended,

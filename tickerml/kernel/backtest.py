@@ -1,12 +1,13 @@
 """
 A backtest: the live components on a LocalBus, fed by a source at full speed, no process but this.
 
-It builds what a run of the same plan would build in its hosts, except the plugins
-that write files, the sinks and the pages, and gives it the same messages in the same order. So
-its orders and fills are those of the live run, byte for byte.
+It builds what a run of the same plan would build in its hosts, except the sinks, the pages and,
+unless it is given a directory for them, the plugins that write files, and gives it the same
+messages in the same order. So its orders and fills are those of the live run, byte for byte.
 """
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from . import codec, registry
@@ -34,11 +35,14 @@ def load_plugins(plan: Plan) -> list[Loaded]:
     ]
 
 
-def build(plan: Plan, loaded: list[Loaded], on_output: OutputSink) -> LocalBus:
+def build(plan: Plan, loaded: list[Loaded], on_output: OutputSink, data_dir: Path | None = None) -> LocalBus:
     """Return a LocalBus with the deterministic components among *loaded*, and the gate."""
-    bus = LocalBus(on_output, started_ns=DATA_CLOCK_START_NS, seed=plan.kernel.seed)
+    bus = LocalBus(
+        on_output, started_ns=DATA_CLOCK_START_NS, seed=plan.kernel.seed, data_dir=data_dir or Path()
+    )
     for _, spec, options in loaded:
-        is_outward = isinstance(spec, SinkSpec) or (isinstance(spec, StoreSpec) and spec.writes_files)
+        writes_files = isinstance(spec, StoreSpec) and spec.writes_files and data_dir is None
+        is_outward = isinstance(spec, SinkSpec) or writes_files
         if spec.SHAPE != "consumer" or is_outward:
             continue
         bus.add(spec, options)
@@ -49,16 +53,22 @@ def build(plan: Plan, loaded: list[Loaded], on_output: OutputSink) -> LocalBus:
 class Backtest:
     """One run of a plan over its sources."""
 
-    def __init__(self, plan: Plan, on_output: Callable[[str, m.Message, bytes], None] | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        on_output: Callable[[str, m.Message, bytes], None] | None = None,
+        data_dir: Path | None = None,
+    ) -> None:
         """
         Args:
             on_output: told of (plugin, message, encoding) for every message, the sources' too.
+            data_dir: where the plugins that write files have theirs; without it they are left out.
         Raises: PluginError, ConfigError: a plugin or its options; a live exchange; no source.
         """
         self.summary = Summary()
         self._on_output = on_output
         loaded = load_plugins(plan)
-        self.bus = build(plan, loaded, self._record)
+        self.bus = build(plan, loaded, self._record, data_dir)
         self._feed = LocalBus(self._record, started_ns=DATA_CLOCK_START_NS, seed=plan.kernel.seed)
         sources = [(spec, options) for _, spec, options in loaded if isinstance(spec, ExchangeSpec)]
         for spec, _ in sources:

@@ -12,7 +12,7 @@ is stale, resyncing or crossed is evidence of nothing.
 
 from bisect import bisect_left, insort
 
-from .messages import BookDelta, BookSnapshot, BookState, levels, pack_levels
+from .messages import BookDelta, BookSnapshot, BookState, Passport, levels, pack_levels
 
 
 class BookSide:
@@ -68,7 +68,7 @@ class BookSide:
 class OrderBook:
     """Both sides of one symbol on one exchange, and whether to believe them."""
 
-    __slots__ = ("asks", "bids", "exchange", "seq", "state", "symbol", "ts_event", "ts_recv")
+    __slots__ = ("asks", "bids", "exchange", "seq", "state", "symbol", "ts_event", "ts_gap", "ts_recv")
 
     def __init__(self, exchange: str, symbol: str) -> None:
         self.exchange = exchange
@@ -79,6 +79,7 @@ class OrderBook:
         self.seq = 0
         self.ts_event = 0
         self.ts_recv = 0
+        self.ts_gap = 0  # when it last missed an update, 0 for never
 
     def apply_snapshot(self, snapshot: BookSnapshot) -> None:
         """Replace everything; the book becomes VALID."""
@@ -95,9 +96,30 @@ class OrderBook:
         self._apply(delta)
 
     def _apply(self, message: BookSnapshot | BookDelta) -> None:
-        self.bids.apply(message.bids)
-        self.asks.apply(message.asks)
+        if message.bids:
+            self.bids.apply(message.bids)
+        if message.asks:
+            self.asks.apply(message.asks)
         self.seq, self.ts_event, self.ts_recv = message.seq, message.ts_event, message.ts_recv
+
+    @property
+    def is_heard_of(self) -> bool:
+        """Whether a feed has said anything of it; a book that was only asked for says nothing."""
+        return self.state is not BookState.RESYNCING or bool(self.ts_recv or self.ts_gap)
+
+    def distrust(self, ts_recv: int) -> None:
+        """Take in that an update is missing: RESYNCING until the next snapshot."""
+        self.state = BookState.RESYNCING
+        self.ts_gap = ts_recv
+
+    def passport(self, now: int) -> Passport:
+        """Return what is known of this book at *now*, ns UTC, for whoever decides by it."""
+        return Passport(
+            self.state,
+            now - self.ts_recv if self.ts_recv else -1,
+            now - self.ts_gap if self.ts_gap else -1,
+            self.ts_recv - self.ts_event if self.ts_event else 0,
+        )
 
     @property
     def best_bid(self) -> int:
@@ -118,7 +140,8 @@ class OrderBook:
     @property
     def is_crossed(self) -> bool:
         """Whether the best bid has met or passed the best ask."""
-        return bool(self.bids.keys and self.asks.keys) and self.bids.best >= self.asks.best
+        bids, asks = self.bids.keys, self.asks.keys  # asks are negated
+        return bool(bids and asks) and bids[-1] + asks[-1] >= 0
 
     @property
     def is_trusted(self) -> bool:

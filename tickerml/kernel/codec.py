@@ -193,7 +193,8 @@ def schema_hash() -> str:
     Two processes that agree on it read each other's bytes.
     """
     digest = hashlib.sha256()
-    types: tuple[type[msgspec.Struct], ...] = (*m.message_types(), m.Balance, m.Position)
+    within = (m.Balance, m.Passport, m.Position, m.StreamCount)
+    types: tuple[type[msgspec.Struct], ...] = (*m.message_types(), *within)
     for cls in types:
         hints = get_type_hints(cls)
         fields = [(name, _spell(hints[name])) for name in cls.__struct_fields__]

@@ -46,6 +46,24 @@ class BookState(enum.StrEnum):
     RESYNCING = "resyncing"
 
 
+class Anomaly(enum.StrEnum):
+    """
+    What is odd about data, and the unit of the value that says how odd.
+
+    CROSSED and LOCKED books (ticks by which the bid is over the ask); STALE feeds (s of silence);
+    OUTLIER prints and a mid in DEVIATION from the other exchanges (bps); a DUPLICATE print (its
+    number); times that go BACKWARDS (ms).
+    """
+
+    CROSSED = "crossed"
+    LOCKED = "locked"
+    STALE = "stale"
+    OUTLIER = "outlier"
+    DEVIATION = "deviation"
+    DUPLICATE = "duplicate"
+    BACKWARDS = "backwards"
+
+
 class TradingState(enum.StrEnum):
     """ACTIVE, only orders that shrink (REDUCING), or no new orders (HALTED)."""
 

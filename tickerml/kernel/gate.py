@@ -88,10 +88,11 @@ class Gate:
             self._deny_pending(pending, pending.waiting[0], "no verdict before the deadline")
 
     def _submit(self, pending: _Pending) -> None:
-        order = pending.order
+        order, now = pending.order, self._ctx.clock.now()
         del self._state.pending[order.order_id]
+        book = self._ctx.book(order.exchange, order.symbol)
         submitted = m.OrderSubmitted(
-            self._ctx.clock.now(),
+            now,
             order.order_id,
             order.strategy,
             order.account,
@@ -102,7 +103,8 @@ class Gate:
             order.time_in_force,
             order.price,
             pending.quantity,
-            self._ctx.book(order.exchange, order.symbol).mid2,
+            book.mid2,
+            book.passport(now),
         )
         self._state.open[order.order_id] = submitted
         self._ctx.publish(submitted)

@@ -224,11 +224,12 @@ class PluginSpec(msgspec.Struct, frozen=True, kw_only=True):
     MAY_PUBLISH: ClassVar[tuple[type[m.Message], ...]] = ()
 
 
-_MARKET_DATA = (m.Instrument, m.BookSnapshot, m.BookDelta, m.Trade, m.Quote)
+_MARKET_DATA = (m.Instrument, m.BookSnapshot, m.BookDelta, m.Trade, m.Quote, m.FundingUpdated)
 _FEED_HEALTH = (
     m.FeedConnected,
     m.FeedLost,
     m.SequenceGap,
+    m.ChecksumFailed,
     m.BookStale,
     m.BookResynced,
     m.BookCrossed,
@@ -267,13 +268,17 @@ class TrainerSpec(PluginSpec, frozen=True, kw_only=True):
 
 
 class FeatureSetSpec(PluginSpec, frozen=True, kw_only=True):
-    """Numbers computed from market data; columns name them, in the order of FeatureVector.values."""
+    """
+    Numbers computed from market data, and what is odd about it.
 
-    columns: tuple[str, ...]
+    columns name the numbers of a row, in the order of FeatureVector.values; () where it publishes none.
+    """
+
+    columns: tuple[str, ...] = ()
 
     KIND = "feature_set"
     STAGE = 1
-    MAY_PUBLISH = (m.FeatureVector,)
+    MAY_PUBLISH = (m.FeatureVector, m.Bar, m.DataAnomaly)
 
 
 class StrategySpec(PluginSpec, frozen=True, kw_only=True):

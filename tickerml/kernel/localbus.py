@@ -65,6 +65,7 @@ class _ComponentState(msgspec.Struct, frozen=True, array_like=True):
 class _BookRecord(msgspec.Struct, frozen=True, array_like=True):
     state: m.BookState
     book: m.BookSnapshot
+    ts_gap: int = 0
 
 
 class BusState(msgspec.Struct, frozen=True, array_like=True):
@@ -391,11 +392,11 @@ class LocalBus:
 
     def _keep_lost(self, message: m.FeedLost) -> None:
         for (exchange, _), book in self._books.items():
-            if exchange == message.exchange:
-                book.state = m.BookState.RESYNCING
+            if exchange == message.exchange and book.is_heard_of:
+                book.distrust(message.ts_recv)
 
-    def _keep_gap(self, message: m.SequenceGap) -> None:
-        self.book(message.exchange, message.symbol).state = m.BookState.RESYNCING
+    def _keep_gap(self, message: m.SequenceGap | m.ChecksumFailed) -> None:
+        self.book(message.exchange, message.symbol).distrust(message.ts_recv)
 
     def _keep_stale(self, message: m.BookStale) -> None:
         book = self.book(message.exchange, message.symbol)
@@ -427,9 +428,9 @@ class LocalBus:
             sorted(self._timers),
             [self.instruments[key] for key in sorted(self.instruments)],
             [
-                _BookRecord(book.state, book.snapshot())
+                _BookRecord(book.state, book.snapshot(), book.ts_gap)
                 for _, book in sorted(self._books.items())
-                if book.state is not m.BookState.RESYNCING or book.ts_recv  # not who was only asked for
+                if book.is_heard_of
             ],
             sorted(self.failed),
             components,
@@ -449,7 +450,8 @@ class LocalBus:
             self._keep_instrument(instrument)
         for record in state.books:
             self._keep_snapshot(record.book)
-            self.book(record.book.exchange, record.book.symbol).state = record.state
+            book = self.book(record.book.exchange, record.book.symbol)
+            book.state, book.ts_gap = record.state, record.ts_gap
 
     def restore(self, data: bytes, revived: Iterable[str] = ()) -> None:
         """
@@ -525,5 +527,6 @@ _KEEPERS: dict[type[m.Message], Callable[[LocalBus, Any], None]] = {
     m.BookDelta: LocalBus._keep_delta,
     m.FeedLost: LocalBus._keep_lost,
     m.SequenceGap: LocalBus._keep_gap,
+    m.ChecksumFailed: LocalBus._keep_gap,
     m.BookStale: LocalBus._keep_stale,
 }

@@ -13,12 +13,9 @@ Fields are only ever appended, with a default, so an old reader understands a ne
 writer and the other way round.
 """
 
-import sys
-from array import array
-from collections.abc import Iterable
-
 import msgspec
 
+from .enums import Anomaly as Anomaly
 from .enums import BookState as BookState
 from .enums import Liquidity as Liquidity
 from .enums import OrderType as OrderType
@@ -26,204 +23,29 @@ from .enums import Severity as Severity
 from .enums import Side as Side
 from .enums import TimeInForce as TimeInForce
 from .enums import TradingState as TradingState
-
-if sys.byteorder != "little":  # pragma: no cover - every supported machine is little-endian
-    raise ImportError("TickerML packs book levels in the machine's byte order and needs a little-endian one")
-
-
-def pack_levels(levels: Iterable[tuple[int, int]]) -> bytes:
-    """Return (price, quantity) pairs, in ticks and lots, as the packed bytes of a book message."""
-    return array("q", [number for level in levels for number in level]).tobytes()
-
-
-def levels(packed: bytes) -> Iterable[tuple[int, int]]:
-    """Iterate over the (price, quantity) pairs of *packed*, in ticks and lots."""
-    numbers = iter(memoryview(packed).cast("q").tolist())
-    return zip(numbers, numbers, strict=True)
-
-
-class Message(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=True):
-    """Base of everything that travels; ts_recv is always its first field."""
-
-    ts_recv: int
-
-
-# --- Reference data and market data: exchange to everyone -----------------------------------------
-
-
-class Instrument(Message, frozen=True):
-    """
-    What one symbol is on one exchange: the scale of its prices, its rules and its fees.
-
-    tick_size, lot_size and min_notional are in units of 1e-12 (of quote, base, quote);
-    min_quantity and max_quantity in lots, 0 for no limit; fees in millionths, as of
-    the ISO date fees_as_of.
-    """
-
-    exchange: str
-    symbol: str
-    base: str
-    quote: str
-    tick_size: int
-    lot_size: int
-    min_quantity: int = 1
-    max_quantity: int = 0
-    min_notional: int = 0
-    maker_fee_ppm: int = 0
-    taker_fee_ppm: int = 0
-    fees_as_of: str = ""
-
-    def notional(self, price: int, quantity: int) -> int:
-        """Return ticks times lots in units of the quote asset, rounded up where 1e-12 is too coarse."""
-        exact = price * quantity * self.tick_size * self.lot_size
-        return -(-exact // 10**12)
-
-
-class BookSnapshot(Message, frozen=True):
-    """A whole book: replaces what was known and makes it VALID. seq is the exchange's update number."""
-
-    ts_event: int
-    exchange: str
-    symbol: str
-    seq: int
-    bids: bytes
-    asks: bytes
-
-
-class BookDelta(Message, frozen=True):
-    """Changed levels of one exchange message: each pair is (price, new total quantity), 0 deletes."""
-
-    ts_event: int
-    exchange: str
-    symbol: str
-    seq: int
-    bids: bytes
-    asks: bytes
-
-
-class Trade(Message, frozen=True):
-    """A public print; seq is the exchange's trade number."""
-
-    ts_event: int
-    exchange: str
-    symbol: str
-    seq: int
-    price: int
-    quantity: int
-    aggressor: Side
-
-
-class Quote(Message, frozen=True):
-    """Best bid and ask (L1)."""
-
-    ts_event: int
-    exchange: str
-    symbol: str
-    seq: int
-    bid: int
-    bid_quantity: int
-    ask: int
-    ask_quantity: int
-
-
-# --- The health of feeds --------------------------------------------------------------------------
-
-
-class FeedConnected(Message, frozen=True):
-    """An exchange's feed is up and subscribed."""
-
-    exchange: str
-    symbols: list[str]
-
-
-class FeedLost(Message, frozen=True):
-    """The feed is down; every book of the exchange is RESYNCING until its next snapshot."""
-
-    exchange: str
-    reason: str
-    retry_in_ms: int
-
-
-class SequenceGap(Message, frozen=True):
-    """An update is missing; the book is RESYNCING until its next snapshot."""
-
-    exchange: str
-    symbol: str
-    expected: int
-    was: int
-
-
-class BookStale(Message, frozen=True):
-    """A book that has gone silent for silent_ms; it is STALE until its next snapshot or delta."""
-
-    exchange: str
-    symbol: str
-    silent_ms: int
-
-
-class BookResynced(Message, frozen=True):
-    """A book is whole again after a gap or a loss."""
-
-    exchange: str
-    symbol: str
-    seq: int
-
-
-class BookCrossed(Message, frozen=True):
-    """The best bid met or passed the best ask after an update."""
-
-    exchange: str
-    symbol: str
-    seq: int
-    bid: int
-    ask: int
-
-
-class FeedSummarized(Message, frozen=True):
-    """
-    What a source has seen since it started: frames, those skipped and why, gaps, crossed books.
-
-    books is how many books it keeps, and valid_books how many of them are VALID now.
-    """
-
-    exchange: str
-    messages: int
-    skipped: int
-    gaps: int
-    crossed_books: int
-    reasons: dict[str, int] = {}
-    books: int = 0
-    valid_books: int = 0
-
-
-class FeedEnded(Message, frozen=True):
-    """A source with an end has reached it: no more will come."""
-
-    source: str
-    messages: int
-    skipped: int
-
-
-class TimeTick(Message, frozen=True):
-    """The wall clock of a live run, once a second, so that timers fire in a silent market."""
-
-
-# --- Features -------------------------------------------------------------------------------------
-
-
-class FeatureVector(Message, frozen=True):
-    """One row of a feature set at ts_event, a point of its grid: packed float64, NaN when unknown."""
-
-    ts_event: int
-    exchange: str
-    symbol: str
-    feature_set: str
-    values: bytes
-
-    def unpack(self) -> list[float]:
-        """Return the values in the order of the feature set's columns."""
-        return array("d", self.values).tolist()
-
+from .market_messages import Bar as Bar
+from .market_messages import BookCrossed as BookCrossed
+from .market_messages import BookDelta as BookDelta
+from .market_messages import BookResynced as BookResynced
+from .market_messages import BookSnapshot as BookSnapshot
+from .market_messages import BookStale as BookStale
+from .market_messages import ChecksumFailed as ChecksumFailed
+from .market_messages import DataAnomaly as DataAnomaly
+from .market_messages import FeatureVector as FeatureVector
+from .market_messages import FeedConnected as FeedConnected
+from .market_messages import FeedEnded as FeedEnded
+from .market_messages import FeedLost as FeedLost
+from .market_messages import FeedSummarized as FeedSummarized
+from .market_messages import FundingUpdated as FundingUpdated
+from .market_messages import Instrument as Instrument
+from .market_messages import Message as Message
+from .market_messages import Quote as Quote
+from .market_messages import SequenceGap as SequenceGap
+from .market_messages import StreamCount as StreamCount
+from .market_messages import TimeTick as TimeTick
+from .market_messages import Trade as Trade
+from .market_messages import levels as levels
+from .market_messages import pack_levels as pack_levels
 
 # --- News, and what is learned ---------------------------------------------------------------------
 
@@ -257,6 +79,21 @@ class ModelTrained(Message, frozen=True):
 
 
 # --- An order's life: initialized, denied | submitted, accepted | rejected, filled | canceled | expired
+
+
+class Passport(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """
+    What was known of a book at the moment a decision used it.
+
+    age_ns is since its last message came, and gap_ns since it last missed one (a gap, a failed checksum,
+    a lost feed): -1 where there was none. latency_ns is ts_recv - ts_event of its last message: negative
+    where the exchange's clock is ahead of ours, 0 where it is unknown.
+    """
+
+    state: BookState
+    age_ns: int
+    gap_ns: int
+    latency_ns: int
 
 
 class SubmitOrder(Message, frozen=True):
@@ -296,7 +133,7 @@ class RiskVerdict(Message, frozen=True):
     rule: str
     quantity: int
     reason: str = ""
-    inputs: dict[str, float] = {}
+    inputs: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class OrderDenied(Message, frozen=True):
@@ -325,10 +162,15 @@ class OrderSubmitted(Message, frozen=True):
     price: int
     quantity: int
     arrival_mid: int  # twice the mid at submission, in ticks: bid + ask
+    passport: Passport | None = None  # of the book that arrival_mid is from
 
 
 class OrderAccepted(Message, frozen=True):
-    """The exchange took it. queue_ahead: lots before us at our price, in about orders_ahead orders."""
+    """
+    The exchange took it. queue_ahead: lots before us at our price, in about orders_ahead orders.
+
+    passport is that of its OrderSubmitted.
+    """
 
     ts_event: int
     order_id: str
@@ -336,6 +178,7 @@ class OrderAccepted(Message, frozen=True):
     symbol: str
     queue_ahead: int
     orders_ahead: int
+    passport: Passport | None = None
 
 
 class OrderRejected(Message, frozen=True):
@@ -353,7 +196,8 @@ class OrderFilled(Message, frozen=True):
     Part or all of an order traded, at ts_event on the exchange; we learn of it at ts_recv.
 
     fee is in units of fee_asset; leaves is what is still open; queue_ahead and
-    orders_ahead are those at acceptance (0 for a taker), wait_ns since then.
+    orders_ahead are those at acceptance (0 for a taker), wait_ns since then. passport is that
+    of its OrderSubmitted: what the decision knew, not what held when it traded.
     """
 
     ts_event: int
@@ -375,6 +219,7 @@ class OrderFilled(Message, frozen=True):
     wait_ns: int
     is_toxic_predicted: bool
     arrival_mid: int
+    passport: Passport | None = None
 
 
 class OrderCanceled(Message, frozen=True):

@@ -157,6 +157,7 @@ class Summary:
 
 _COUNTED = {
     m.SequenceGap: "gaps",
+    m.ChecksumFailed: "checksums_bad",
     m.SubmitOrder: "orders",
     m.OrderDenied: "orders_denied",
     m.OrderRejected: "orders_rejected",
@@ -166,6 +167,7 @@ _COUNTED = {
 }
 _REPORTED = (
     "gaps",
+    "checksums_bad",
     "orders",
     "orders_denied",
     "orders_rejected",

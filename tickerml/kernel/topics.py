@@ -17,17 +17,21 @@ KINDS: dict[str, tuple[type[m.Message], ...]] = {
     "book": (m.BookSnapshot, m.BookDelta),
     "trade": (m.Trade,),
     "quote": (m.Quote,),
+    "funding": (m.FundingUpdated,),
     "feed": (
         m.FeedConnected,
         m.FeedLost,
         m.SequenceGap,
+        m.ChecksumFailed,
         m.BookStale,
         m.BookResynced,
         m.BookCrossed,
         m.FeedSummarized,
         m.FeedEnded,
     ),
+    "anomaly": (m.DataAnomaly,),
     "time": (m.TimeTick,),
+    "bar": (m.Bar,),
     "feature": (m.FeatureVector,),
     "order": (
         m.SubmitOrder,
@@ -106,7 +110,7 @@ def parse(text: bytes) -> tuple[str, str, str]:
     if parts[-1] or not 2 <= len(parts) <= 4 or parts[0] not in KINDS:
         raise ValueError(f"expected kind.exchange.SYMBOL. with every segment closed, was {text!r}")
     kind, exchange, symbol = (*parts[:-1], "", "")[:3]
-    return kind, exchange, symbol.replace("-", "/")
+    return kind, exchange, symbol.replace("-", "/", 1)  # the quote of a future has a dash of its own
 
 
 def prefixes(types: Iterable[type[m.Message]]) -> list[bytes]:

@@ -51,7 +51,7 @@ def format_units(units: int, decimals: int | None = None) -> str:
 class Grid:
     """The multiples of one step: an instrument's ticks or lots, as integers."""
 
-    __slots__ = ("_per_whole", "step")
+    __slots__ = ("_decimals", "_per_whole", "step")
 
     def __init__(self, step: int) -> None:
         """
@@ -64,6 +64,8 @@ class Grid:
         self.step = step
         # Steps that divide one (1e-k, as all four exchanges', or 0.05) take the float path below.
         self._per_whole = UNIT // step if UNIT % step == 0 else 0
+        # Steps of 1e-k are moves of the decimal point, for numbers too large for a float.
+        self._decimals = next((k for k in range(13) if step * 10**k == UNIT), -1)
 
     def parse(self, text: str) -> int:
         """
@@ -71,7 +73,8 @@ class Grid:
 
         The fast path is exact: below 2**30 steps the float product is within 4e-7 of a step
         of the truth, so it rounds to the one integer the text can mean, and text that is off
-        the grid by more than that is seen. Everything else goes through Decimal.
+        the grid by more than that is seen. Above, plain digits on a grid of 1e-k are shifted.
+        Everything else goes through Decimal.
 
         Raises: ValueError: not a number, or not a multiple of the step.
         """
@@ -82,6 +85,11 @@ class Grid:
             raise ValueError(f"expected a decimal number, was {text!r}") from None
         if self._per_whole and -(2**30) < steps < 2**30 and -4e-7 < value - steps < 4e-7:
             return steps
+        whole, _, fraction = text.partition(".")
+        digits = whole + fraction
+        if len(fraction) <= self._decimals and digits.isascii() and digits.isdigit() and len(digits) < 100:
+            shift: int = 10 ** (self._decimals - len(fraction))
+            return int(digits) * shift
         steps, rest = divmod(to_units(text), self.step)
         if rest:
             raise ValueError(f"{text} is not a multiple of {format_units(self.step)}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from tickerml.kernel import PluginError, PluginLoadError, catalog, registry
+from tickerml.kernel import PluginLoadError, TickerMLError, catalog, registry
 from tickerml.kernel.catalog import Found
 
 from . import changes
@@ -86,7 +86,7 @@ def _add_commands(plugin: str, module: Any, app: typer.Typer) -> None:
 def _call(plugin: str, group: Any, words: Sequence[str]) -> None:
     try:
         group(list(words), prog_name="tickerml")
-    except PluginError:
+    except TickerMLError:  # one of ours says itself what is wrong, and how the program ends
         raise
     except Exception as error:
         raise PluginLoadError(
