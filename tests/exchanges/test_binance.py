@@ -10,28 +10,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from tickerml.exchanges.binance import (
+from tickerml.exchanges import binanceusdm
+from tickerml.exchanges.binance_sync import DepthSync, DepthUpdate
+from tickerml.exchanges.binance_wire import (
     DEFAULT_RULES,
     SpotFeed,
-    Tally,
+    UsdmFeed,
     default_instrument,
     parse_agg_trade,
     parse_book_ticker,
     parse_depth,
     parse_exchange_info,
+    parse_mark_price,
     parse_snapshot,
     parse_trade,
     split_frame,
-    to_symbol,
-    to_wire,
+    usdm_symbol,
+    usdm_wire,
 )
-from tickerml.exchanges.binance_sync import DepthSync, DepthUpdate
+from tickerml.exchanges.feed import Tally
+from tickerml.exchanges.symbols import concatenated as to_symbol
+from tickerml.exchanges.symbols import to_concatenated as to_wire
 from tickerml.kernel import (
     BookCrossed,
     BookDelta,
     BookResynced,
     BookSnapshot,
     BookState,
+    FundingUpdated,
     Instrument,
     MalformedMessage,
     Message,
@@ -45,6 +51,8 @@ from tickerml.kernel import (
     to_units,
 )
 from tickerml.kernel.testing import instrument
+
+from .connectors import LiveContext
 
 BTC = instrument("binance", tick="0.01", lot="0.00001")
 
@@ -83,6 +91,10 @@ AGG_TRADE = {
 }
 TICKER = {"u": 400, "s": "BTCUSDT", "b": "100.00", "B": "31.21", "a": "100.01", "A": "40.66"}
 REST_DEPTH = {"lastUpdateId": 158, "bids": [["100.00", "1"]], "asks": [["100.01", "2"], ["100.02", "3.0"]]}
+
+
+DEPTH_URL = "https://api.binance.com/api/v3/depth?symbol=BTCUSDT&limit=1000"
+INFO_URL = "https://api.binance.com/api/v3/exchangeInfo"
 
 
 def raw(value: Any) -> bytes:
@@ -201,9 +213,9 @@ def test_the_answer_to_a_request_is_an_empty_frame() -> None:
 
 
 def test_a_depth_update_becomes_a_delta_and_its_first_number() -> None:
-    first, delta = parse_depth(raw(DEPTH), BTC, 5)
+    prior, delta = parse_depth(raw(DEPTH), BTC, 5)
 
-    assert first == 157
+    assert prior == 156
     assert (delta.ts_recv, delta.ts_event, delta.seq) == (5, 1_700_000_000_123_000_000, 160)
     assert (delta.exchange, delta.symbol) == ("binance", "BTC/USDT")
     assert list(levels(delta.bids)) == [(10_000, 150_000), (9_999, 0)]
@@ -253,7 +265,8 @@ def test_a_rest_depth_reply_becomes_a_snapshot() -> None:
         (parse_depth, DEPTH, {"u": "160"}),
         (parse_depth, DEPTH, {"E": -1}),
         (parse_depth, DEPTH, {"E": 10**30}),
-        (parse_depth, DEPTH, {"pu": 156}),
+        (parse_depth, DEPTH, {"pu": 160}),
+        (parse_depth, DEPTH, {"pu": "156"}),
         (parse_trade, TRADE, {"p": "x"}),
         (parse_trade, TRADE, {"p": "1e300"}),
         (parse_trade, TRADE, {"q": "-1.0"}),
@@ -276,11 +289,122 @@ def test_a_frame_off_the_documented_format_is_malformed(parse: Any, good: Any, c
 def test_no_bytes_at_all_do_more_than_be_skipped(data: bytes) -> None:
     feed = SpotFeed("binance", structlog.get_logger())
 
-    messages = feed.on_frame(1, data) + feed.on_snapshot(1, "BTCUSDT", data)
-    feed.on_exchange_info(1, data)
+    messages = feed.on_frame(1, data) + feed.on_reply(1, DEPTH_URL, data)
+    feed.on_reply(1, INFO_URL, data)
 
     assert messages == []
     assert feed.tally.messages == feed.tally.skipped == 3
+
+
+# --- USD-M futures ----------------------------------------------------------------------------------
+
+PERP = instrument("binanceusdm", "BTC/USDT-PERP", tick="0.1", lot="0.001")
+MARK = {
+    "e": "markPriceUpdate",
+    "E": 1700000000500,
+    "s": "BTCUSDT",
+    "p": "61800.27419",
+    "i": "61823.6",
+    "P": "61801.1",
+    "r": "-0.00012345",
+    "T": 1700006400000,
+}
+
+
+@pytest.mark.parametrize(
+    ("wire", "symbol"),
+    [("BTCUSDT", "BTC/USDT-PERP"), ("ETHUSDC", "ETH/USDC-PERP"), ("BTCUSDT_260925", "BTC/USDT-20260925")],
+)
+def test_a_future_has_its_end_in_its_name_or_that_it_has_none(wire: str, symbol: str) -> None:
+    assert usdm_symbol(wire) == symbol
+    assert usdm_wire(symbol) == wire
+
+
+def test_a_future_s_update_follows_the_one_it_names() -> None:
+    prior, delta = parse_depth(raw(DEPTH | {"U": 300, "u": 310, "pu": 250}), BTC, 5)
+
+    assert (prior, delta.seq) == (250, 310)
+
+
+def test_a_mark_price_is_funding_in_ticks_and_millionths_of_a_millionth() -> None:
+    found = parse_mark_price(raw(MARK), PERP, 7)
+
+    assert (found.ts_recv, found.ts_event, found.symbol) == (7, 1_700_000_000_500_000_000, "BTC/USDT-PERP")
+    assert (found.mark, found.index) == (618_003, 618_236)  # to the nearest tick
+    assert (found.rate, found.predicted) == (-123_450_000, 0)
+    assert (found.next_ts, found.interval_s) == (1_700_006_400_000_000_000, 8 * 3600)
+
+
+def test_the_terms_of_a_perpetual_that_deviates_come_from_rest() -> None:
+    feed = UsdmFeed("binanceusdm", structlog.get_logger())
+    terms = [
+        {
+            "symbol": "BTCUSDT",
+            "adjustedFundingRateCap": "0.02",
+            "adjustedFundingRateFloor": "-0.02",
+            "fundingIntervalHours": 4,
+        }
+    ]
+    feed.on_reply(1, "https://fapi.binance.com/fapi/v1/fundingInfo", raw(terms))
+
+    said, funding = feed.on_frame(2, framed("btcusdt@markPrice@1s", MARK))
+
+    assert isinstance(said, Instrument)
+    assert isinstance(funding, FundingUpdated)
+    assert (funding.interval_s, funding.cap, funding.floor) == (4 * 3600, 2 * 10**10, -2 * 10**10)
+
+
+def test_a_future_is_listed_with_its_own_filters_and_fees() -> None:
+    listing = LISTING | {
+        "symbol": "BNBUSDT_260925",
+        "quoteAsset": "USDT",
+        "filters": [
+            {"filterType": "PRICE_FILTER", "tickSize": "0.010"},
+            {"filterType": "LOT_SIZE", "stepSize": "0.01", "minQty": "0.01"},
+            {"filterType": "MIN_NOTIONAL", "notional": "5"},
+        ],
+    }
+
+    (found,) = parse_exchange_info(raw({"symbols": [listing]}), "binanceusdm", 7, is_usdm=True).values()
+
+    assert (found.symbol, found.base, found.quote) == ("BNB/USDT-20260925", "BNB", "USDT")
+    assert (found.min_notional, found.maker_fee_ppm, found.taker_fee_ppm) == (to_units(5), 200, 500)
+
+
+def test_a_future_s_book_is_in_step_from_the_update_that_straddles_its_snapshot() -> None:
+    feed = UsdmFeed("binanceusdm", structlog.get_logger())
+
+    def depth(prior: int, first: int, last: int) -> list[Message]:
+        change = DEPTH | {"pu": prior, "U": first, "u": last}
+        return feed.on_frame(last, framed("btcusdt@depth@100ms", change))
+
+    assert depth(100, 140, 150) == depth(150, 155, 170) == []
+    url = "https://fapi.binance.com/fapi/v1/depth?symbol=BTCUSDT&limit=1000"
+    messages = feed.on_reply(200, url, raw(REST_DEPTH | {"lastUpdateId": 160, "E": 9}))
+    assert [type(message) for message in messages] == [Instrument, BookSnapshot, BookDelta]
+    assert [type(message) for message in depth(170, 300, 310)] == [BookDelta]
+
+    assert depth(400, 410, 420) == [SequenceGap(420, "binanceusdm", "BTC/USDT-PERP", 311, 401)]
+
+
+def test_the_futures_are_asked_for_at_both_of_their_entrances() -> None:
+    spec = binanceusdm.tickerml_exchanges()[0]
+    options = msgspec.convert({"symbols": ["BTC/USDT-PERP"]}, spec.options)
+    venue = spec.factory(LiveContext(spec.id), options)._venue  # type: ignore[arg-type]
+
+    main = venue.socket(["BTCUSDT"], b"")
+
+    assert (main.url, main.also[0].url) == (
+        "wss://fstream.binance.com/public/stream",
+        "wss://fstream.binance.com/market/stream",
+    )
+    assert json.loads(main.greeting[0])["params"] == ["btcusdt@depth@100ms", "btcusdt@bookTicker"]
+    assert json.loads(main.also[0].greeting[0])["params"] == ["btcusdt@aggTrade", "btcusdt@markPrice@1s"]
+    assert [request.url for request in venue.listing()] == [
+        "https://fapi.binance.com/fapi/v1/exchangeInfo",
+        "https://fapi.binance.com/fapi/v1/fundingInfo",
+    ]
+    assert FundingUpdated in spec.publishes
 
 
 # --- A book kept in step ----------------------------------------------------------------------------
@@ -288,7 +412,7 @@ def test_no_bytes_at_all_do_more_than_be_skipped(data: bytes) -> None:
 
 def update(first: int, last: int, bids: Any = (), asks: Any = (), ts: int = 1) -> DepthUpdate:
     delta = BookDelta(ts, ts, "binance", "BTC/USDT", last, pack_levels(bids), pack_levels(asks))
-    return DepthUpdate(first, delta)
+    return DepthUpdate(first - 1, delta)
 
 
 def whole(seq: int, bids: Any = ((90, 1),), asks: Any = ((110, 1),), ts: int = 1) -> BookSnapshot:
@@ -521,9 +645,9 @@ def test_whatever_is_lost_late_or_doubled_a_book_is_true_or_says_that_it_is_not(
         elif step in ("deliver", "drop", "twice", "repeat"):
             sent.append(exchange.update(argument, ts))
             delivered = {"drop": [], "twice": [sent[-1]] * 2, "repeat": [sent[-1], sent[len(sent) // 2]]}
-            for first, delta in delivered.get(step, [sent[-1]]):
+            for prior, delta in delivered.get(step, [sent[-1]]):
                 now = msgspec.structs.replace(delta, ts_recv=ts)
-                subscriber.hear(sync.on_depth(DepthUpdate(first, now)))
+                subscriber.hear(sync.on_depth(DepthUpdate(prior, now)))
 
     assert sync.needs_snapshot == (subscriber.book.state is BookState.RESYNCING)
     subscriber.hear(sync.on_snapshot(exchange.snapshot(0, len(steps))))
@@ -566,9 +690,9 @@ def test_exchange_info_decides_the_scale_unless_the_symbol_is_in_use() -> None:
     info = raw({"symbols": [LISTING | {"symbol": "BTCUSDT", "baseAsset": "BTC", "quoteAsset": "USDT"}]})
     early, late = SpotFeed("binance", structlog.get_logger()), SpotFeed("binance", structlog.get_logger())
 
-    early.on_exchange_info(1, info)
+    early.on_reply(1, INFO_URL, info)
     late.on_frame(1, framed("btcusdt@trade", TRADE))
-    late.on_exchange_info(1, info)
+    late.on_reply(1, INFO_URL, info)
 
     (trade,) = late.on_frame(2, framed("btcusdt@trade", TRADE))
     announced = early.on_frame(2, framed("btcusdt@trade", TRADE))[0]
@@ -582,7 +706,7 @@ def test_exchange_info_decides_the_scale_unless_the_symbol_is_in_use() -> None:
 
 def test_a_depth_frame_that_cannot_be_read_is_a_gap_at_once() -> None:
     feed = SpotFeed("binance", structlog.get_logger())
-    feed.on_snapshot(1, "BTCUSDT", raw(REST_DEPTH))
+    feed.on_reply(1, DEPTH_URL, raw(REST_DEPTH))
 
     broken = feed.on_frame(2, framed("btcusdt@depth@100ms", DEPTH | {"b": [["1", "x"]]}))
 
@@ -615,7 +739,7 @@ def test_everything_is_counted_by_reason_and_each_reason_is_logged_once() -> Non
 def test_crossed_books_are_counted() -> None:
     feed = SpotFeed("binance", structlog.get_logger())
 
-    feed.on_snapshot(1, "BTCUSDT", raw(REST_DEPTH | {"bids": [["200.00", "1.0"]]}))
+    feed.on_reply(1, DEPTH_URL, raw(REST_DEPTH | {"bids": [["200.00", "1.0"]]}))
 
     assert feed.summary(1).crossed_books == 1
 
@@ -630,12 +754,12 @@ def test_books_are_counted_and_those_that_are_valid_now() -> None:
 
     assert told() == (0, 0)
     feed.on_frame(1, framed("ethusdt@trade", TRADE))
-    feed.on_snapshot(1, "BTCUSDT", raw(REST_DEPTH))
+    feed.on_reply(1, DEPTH_URL, raw(REST_DEPTH))
     assert told() == (2, 1)
     feed.on_frame(2, framed("btcusdt@depth@100ms", DEPTH | {"U": 500, "u": 501}))
     assert told() == (2, 0)
-    feed.on_snapshot(3, "BTCUSDT", raw(REST_DEPTH | {"lastUpdateId": 500}))
-    feed.on_snapshot(3, "ETHUSDT", raw(REST_DEPTH))
+    feed.on_reply(3, DEPTH_URL, raw(REST_DEPTH | {"lastUpdateId": 500}))
+    feed.on_reply(3, DEPTH_URL.replace("BTC", "ETH"), raw(REST_DEPTH))
     assert told() == (2, 2)
     feed.on_lost()
     assert told() == (2, 0)

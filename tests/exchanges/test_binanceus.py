@@ -1,7 +1,7 @@
 """The live feed against a small Binance on this machine, with the faults that real ones have."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
@@ -11,8 +11,10 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from tickerml.exchanges.binanceus import BinanceUS, BinanceUSOptions, tickerml_exchanges
-from tickerml.exchanges.session import Backoff, Closed, Opened, Received, Session, fetch
+from tickerml.exchanges.binanceus import BinanceUSOptions, binanceus, tickerml_exchanges
+from tickerml.exchanges.limits import Pace, Rate
+from tickerml.exchanges.session import Backoff, Closed, Event, Opened, Received, Session, fetch
+from tickerml.exchanges.venue import Request, Socket
 from tickerml.kernel import (
     BookCrossed,
     BookDelta,
@@ -65,7 +67,7 @@ class Listener:
             "ws_url": f"ws://{server.url}",
             "rest_url": f"http://{server.url}",
         } | options
-        self.feed = BinanceUS(LiveContext(), msgspec.convert(options, BinanceUSOptions))  # type: ignore[arg-type]
+        self.feed = binanceus(LiveContext(), msgspec.convert(options, BinanceUSOptions))  # type: ignore[arg-type]
         if state:
             self.feed.restore(state)
         self.messages: list[Message] = []
@@ -226,7 +228,7 @@ def test_a_socket_that_answers_pings_but_sends_nothing_is_given_up() -> None:
 
     listener = play(scenario, silent_after_s=0.2, ping_s=0.05)
 
-    assert listener.of(FeedLost)[0].reason == "no data for 0.2 s"
+    assert listener.of(FeedLost)[0].reason in ("no data for 0.2 s", "no market data for 0.2 s")
 
 
 def test_a_connection_whose_pings_go_unanswered_is_given_up() -> None:
@@ -431,9 +433,42 @@ def test_closing_the_stream_closes_its_connections_and_tasks() -> None:
         await listener.aclose()
         left = asyncio.all_tasks() & before
 
-        assert not [task for task in left if "BinanceUS" in repr(task)]
+        assert not [task for task in left if "LiveFeed" in repr(task)]
 
     play(scenario)
+
+
+# --- Audits -----------------------------------------------------------------------------------------
+
+
+def test_a_book_that_is_what_rest_says_passes_its_audit() -> None:
+    async def scenario(server: FakeBinance, listener: Listener) -> None:
+        await synced(server, listener)
+        with capture_logs() as logs:
+            while not [entry for entry in logs if entry["event"] == "feed.book_audited"]:
+                await server.send(server.change("BTCUSD", "98.00", "3.00000"))
+                await listener.until(BookDelta)
+
+    listener = play(scenario, audit_s=0.05, summary_s=0.05)
+
+    assert not listener.of(SequenceGap)
+
+
+def test_a_book_that_differs_twice_from_what_rest_says_is_given_up_and_fetched_anew() -> None:
+    async def scenario(server: FakeBinance, listener: Listener) -> None:
+        await synced(server, listener)
+        server.books["BTCUSD"][0]["99.90"] = "7.00000"  # by no update that has a number
+        with capture_logs() as logs:
+            await listener.until(BookResynced)
+
+        assert_book_is_true(server, listener)
+        failed = [entry["times"] for entry in logs if entry["event"] == "feed.audit_failed"]
+        assert failed == [1, 2]
+
+    listener = play(scenario, audit_s=0.05, summary_s=0.05)
+
+    assert [(gap.expected, gap.was) for gap in listener.of(SequenceGap)] == [(101, 0)]
+    assert not listener.of(FeedLost)
 
 
 # --- The session layer ------------------------------------------------------------------------------
@@ -451,26 +486,35 @@ def test_the_wait_doubles_to_a_minute_and_starts_again_after_a_reset() -> None:
     assert len(set(ctx.keys)) == 10  # a draw of its own for every attempt
 
 
-def run_session(scenario: Callable[[FakeBinance, AsyncIterator[Any]], Coroutine[Any, Any, None]]) -> None:
+AT_ONCE = Rate(1_000, 0.001)
+
+
+def run_session(scenario: Callable[[FakeBinance, asyncio.Queue[Event]], Coroutine[Any, Any, None]]) -> None:
     async def run() -> None:
         async with (
             asyncio.timeout(WITHIN_S),
             FakeBinance("BTCUSD").serving() as server,
             aiohttp.ClientSession() as http,
         ):
-            url, greeting = f"ws://{server.url}/stream", ['{"params":[],"id":1}']
-            session = Session(LiveContext(), http, url, greeting, ping_s=5.0, silent_s=5.0)  # type: ignore[arg-type]
-            async with aclosing(session.events()) as events:
-                await scenario(server, events)
+            happened: asyncio.Queue[Event] = asyncio.Queue()
+
+            async def dial() -> Socket:
+                return Socket(f"ws://{server.url}/stream", ['{"params":[],"id":1}'], 5.0)
+
+            session = Session(LiveContext(), http, dial, Pace(AT_ONCE), happened.put, silent_s=5.0)  # type: ignore[arg-type]
+            task = asyncio.create_task(session.run())
+            await scenario(server, happened)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(run())
 
 
 def test_a_session_opens_receives_closes_and_opens_again() -> None:
-    async def scenario(server: FakeBinance, events: AsyncIterator[Any]) -> None:
-        seen = [await anext(events), await anext(events)]
+    async def scenario(server: FakeBinance, happened: asyncio.Queue[Event]) -> None:
+        seen: list[Any] = [await happened.get(), await happened.get()]
         await server.close()
-        seen += [await anext(events), await anext(events)]
+        seen += [await happened.get(), await happened.get()]
 
         assert [type(event) for event in seen] == [Opened, Received, Closed, Opened]
         assert seen[1].data == b'{"result": null, "id": 1}'
@@ -485,9 +529,9 @@ def test_a_reply_that_asking_again_would_not_change_is_an_error() -> None:
         async with FakeBinance("BTCUSD").serving() as server, aiohttp.ClientSession() as http:
             server.refusals = [(403, {}, "forbidden")]
             backoff = Backoff(LiveContext(), "get")  # type: ignore[arg-type]
-            url = f"http://{server.url}/api/v3/exchangeInfo"
+            request = Request(f"http://{server.url}/api/v3/exchangeInfo")
             with pytest.raises(FeedError, match="was refused: 403 b'forbidden'"):
-                await fetch(http, url, {}, backoff, lambda reason, wait_s: None)
+                await fetch(http, request, Pace(AT_ONCE), backoff, lambda reason, wait_s: None)
 
     asyncio.run(run())
 
@@ -499,14 +543,14 @@ def test_the_exchange_s_retry_after_is_honoured_where_it_is_longer_than_the_back
         async with FakeBinance("BTCUSD").serving() as server, aiohttp.ClientSession() as http:
             server.refusals = [(429, {"Retry-After": "3600"}, "")]
             backoff = Backoff(LiveContext(), "get")  # type: ignore[arg-type]
-            url = f"http://{server.url}/api/v3/exchangeInfo"
+            request = Request(f"http://{server.url}/api/v3/exchangeInfo")
             told = asyncio.Event()
 
             def on_trouble(reason: str, wait_s: float) -> None:
                 waits.append((reason, wait_s))
                 told.set()
 
-            task = asyncio.create_task(fetch(http, url, {}, backoff, on_trouble))
+            task = asyncio.create_task(fetch(http, request, Pace(AT_ONCE), backoff, on_trouble))
             await told.wait()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
