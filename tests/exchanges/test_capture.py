@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tickerml.exchanges import capture
-from tickerml.exchanges.capture import Capture, seconds_to_ns
+from tickerml.exchanges.capture import Capture
+from tickerml.exchanges.times import seconds_to_ns
 from tickerml.kernel import (
     BookDelta,
     BookSnapshot,
@@ -197,11 +198,11 @@ def test_the_exchange_can_be_named(tmp_path: Path) -> None:
     assert messages_of(replay(file, exchange="binanceus"), Trade)[0].exchange == "binanceus"
 
 
-@given(st.integers(0, 10**10), st.integers(0, 10**9 - 1))
+@given(st.integers(0, 10**10 - 1), st.integers(0, 10**9 - 1))
 def test_decimal_seconds_are_ns_to_the_last_digit(seconds: int, fraction: int) -> None:
     text = f"{seconds}.{fraction:09d}".rstrip("0").rstrip(".")
 
-    assert seconds_to_ns(text.encode()) == seconds * 10**9 + fraction
+    assert seconds_to_ns(text) == seconds * 10**9 + fraction
 
 
 def test_a_cryptofeed_capture_has_replies_inline_and_marks_that_are_no_messages(tmp_path: Path) -> None:
@@ -249,6 +250,86 @@ def test_replies_may_lie_in_files_of_their_own(tmp_path: Path) -> None:
     assert types_of(events)[:3] == [["FeedConnected"], [], ["Instrument", "BookSnapshot", "BookDelta"]]
     assert messages_of(events, Instrument)[0].tick_size == 5 * 10**11
     assert messages_of(events, Quote)[0].bid == 198
+
+
+# --- Whose it is ------------------------------------------------------------------------------------
+
+FRAMES = [
+    (
+        '{"stream":"btcusdt@depth","data":{"e":"depthUpdate","E":1,"s":"BTCUSDT","U":1,"u":2,"pu":0}}',
+        "binanceusdm",
+    ),
+    (
+        '{"type":"l2update","product_id":"BTC-USD","changes":[],"time":"2021-04-17T16:43:37.1Z"}',
+        "coinbaseexchange",
+    ),
+    ('{"channel":"l2_data","client_id":"","timestamp":"2026-01-01T00:00:00Z","sequence_num":0}', "coinbase"),
+    ('{"channel":"book","type":"update","data":[{"symbol":"BTC/USD","bids":[],"asks":[]}]}', "kraken"),
+    ('{"connectionID":1,"event":"systemStatus","status":"online","version":"1.8.3"}', "kraken"),
+    ('[560,{"a":[["1.0","1.0","1.0"]],"c":"1"},"book-10","XBT/USD"]', "kraken"),
+    ('{"feed":"book","product_id":"PI_XBTUSD","side":"sell","seq":1,"price":1.0,"qty":1.0}', "krakenfutures"),
+    ('{"type":"message","topic":"/market/level2:BTC-USDT","subject":"trade.l2update","data":{}}', "kucoin"),
+    ('{"type":"message","topic":"/contractMarket/level2:XBTUSDTM","subject":"level2"}', "kucoinfutures"),
+    ('{"Channel":"orderbook-eth","Nonce":1,"Data":{},"Time":1,"Event":"NewOrder"}', "independentreserve"),
+]
+
+
+@pytest.mark.parametrize(("text", "exchange"), FRAMES)
+def test_frames_tell_whose_they_are(tmp_path: Path, text: str, exchange: str) -> None:
+    file = write(tmp_path / "frames.txt", f"{S}.1: {text}")
+
+    assert messages_of(replay(file), FeedConnected)[0].exchange == exchange
+
+
+@pytest.mark.parametrize(
+    ("url", "exchange"),
+    [
+        ("wss://stream.binance.com:9443/stream", "binance"),
+        ("wss://fstream.binance.com/stream", "binanceusdm"),
+        ("wss://stream.binance.us:9443/stream", "binanceus"),
+    ],
+)
+def test_whom_the_capture_was_connected_to_goes_before_the_shape_of_its_frames(
+    tmp_path: Path, url: str, exchange: str
+) -> None:
+    file = write(tmp_path / "ws.txt", f"{url} <-> {S}.0", f"{S}.1: {ticker(1)}")
+
+    assert messages_of(replay(file), Quote)[0].exchange == exchange
+
+
+def test_frames_of_nobody_we_know_are_an_error_that_says_whom_we_know(tmp_path: Path) -> None:
+    file = write(tmp_path / "other.txt", f'{S}.1: {{"arg":{{"channel":"books"}},"data":[]}}')
+
+    with pytest.raises(CaptureError, match=r"expected frames of binanceusdm, .*kucoin"):
+        open_capture(file)
+
+
+def test_a_connection_made_again_was_lost_and_its_books_wait_for_their_snapshots(tmp_path: Path) -> None:
+    made = f"wss://stream.binance.us:9443/stream <-> {S}"
+    file = write(
+        tmp_path / "ws.txt",
+        made,
+        f"{URL}/depth?symbol=BTCUSD -> {S}.1: {snapshot(4)}",
+        f"{S}.2: {depth(5, 5, symbol='BTCUSD')}",
+        made,
+        f"{S}.3: {depth(6, 6, symbol='BTCUSD')}",
+        f"{URL}/depth?symbol=BTCUSD -> {S}.4: {snapshot(6)}",
+    )
+
+    kinds = [kind for kinds in types_of(replay(file)) for kind in kinds]
+
+    assert kinds == [
+        "FeedConnected",
+        "Instrument",
+        "BookSnapshot",
+        "BookDelta",
+        "FeedLost",
+        "FeedConnected",
+        "BookSnapshot",
+        "BookResynced",
+        "FeedSummarized",
+        "FeedEnded",
+    ]
 
 
 # --- Files that are not what they should be ---------------------------------------------------------
@@ -457,9 +538,59 @@ def test_all_four_books_of_the_second_binanceus_capture_sync_with_the_listed_ins
     assert {book.symbol for book in messages_of(events, BookSnapshot)} == set(instruments)
 
 
-@pytest.mark.captures
-def test_a_futures_capture_is_not_taken_for_spot() -> None:
-    counts, summary, _ = watch(open_capture(*recorded("binance/usdm_btcusdt_20240808.gz")))
+#: files; exchange; frames and replies, those skipped, valid checksums, books, valid ones, snapshots, deltas.
+#: What each holds is written down, with the checks it passed, beside the captures.
+OTHERS = [
+    (["binance/usdm_btcusdt_20240808.gz"], "binanceusdm", (93_954, 0, 0, 1, 1, 1, 6_547)),
+    (
+        ["binanceusdm/20210722_4syms.ws.txt", "binanceusdm/20210722_4syms.snapshots.txt"],
+        "binanceusdm",
+        (1_539, 67, 0, 4, 4, 4, 749),
+    ),
+    (
+        ["coinbaseexchange/20210417_5syms.txt", "coinbaseexchange/20210417_products.txt"],
+        "coinbaseexchange",
+        (6_448, 0, 0, 5, 5, 5, 6_293),
+    ),
+    (["kraken/20210405_book1000_xbtusd_10syms.txt"], "kraken", (14_636, 0, 14_496, 10, 10, 10, 14_496)),
+    (
+        ["krakenfutures/20210722_10syms.txt", "krakenfutures/20210722_instruments.txt"],
+        "krakenfutures",
+        (7_176, 0, 0, 10, 10, 10, 7_014),
+    ),
+    (
+        [
+            "kucoin/20210425_5syms.ws.txt",
+            "kucoin/20210425_5syms.snapshots.txt",
+            "kucoin/20210425_symbols.txt",
+        ],
+        "kucoin",
+        (3_487, 6, 0, 5, 5, 5, 2_874),
+    ),
+]
 
-    assert summary.reasons == {"unsupported stream": 6_551}
-    assert "BookDelta" not in counts
+
+@pytest.mark.captures
+@pytest.mark.parametrize(("names", "exchange", "figures"), OTHERS, ids=[each[0][0] for each in OTHERS])
+def test_a_capture_is_known_by_its_content_and_its_books_hold_to_the_last_line(
+    names: list[str], exchange: str, figures: tuple[int, ...]
+) -> None:
+    counts, summary, _ = watch(open_capture(*recorded(*names)))
+
+    assert (summary.exchange, summary.gaps, summary.crossed_books, summary.checksums_bad) == (
+        exchange,
+        0,
+        0,
+        0,
+    )
+    told = (summary.messages, summary.skipped, summary.checksums_ok, summary.books, summary.valid_books)
+    assert (*told, counts["BookSnapshot"], counts["BookDelta"]) == figures
+    assert set(summary.reasons) <= {"unsupported stream"}  # candles, and the answers to what asked for them
+    assert sum(stream.parsed for stream in summary.streams.values()) == summary.messages - summary.skipped
+
+
+@pytest.mark.captures
+def test_a_clock_behind_the_exchange_s_is_estimated_and_harms_nothing() -> None:
+    _, summary, _ = watch(open_capture(*recorded("binanceus/20210405_btcusd_ethbtc_8more.txt")))
+
+    assert -110_000_000 < summary.clock_offset_ns < -90_000_000

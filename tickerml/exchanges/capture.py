@@ -7,11 +7,13 @@ Two archive formats are read, plain or gzipped, told apart by their first lines:
                   1723161254206652067 {"lastUpdateId":...}                           a REST depth reply
     cryptofeed    1617643092.058265: {"stream":"btcusd@bookTicker","data":{...}}     receive time in s
                   https://.../depth?symbol=BTCUSD&limit=1000 -> 1617643092.29: {...} a REST reply
-                  configuration: {...}, wss://... with or without <-> or <-          a mark
+                  wss://... <-> 1617643091.9                                         a connection was made
+                  configuration: {...}, wss://... with or without <-                 a mark
 
-The bare depth reply of the first names no symbol: it belongs to the one symbol of its
-file. All files are merged by receive time, so REST replies may lie in a file of their
-own, and books are carried over from a file to the one that continues it.
+Whose frames they are is told by their content too (capture_formats.py). The bare depth reply
+of the first names no symbol: it belongs to the one symbol of its file. All files are merged
+by receive time, so REST replies may lie in a file of their own, and books are carried over
+from a file to the one that continues it. A connection made again is one that was lost before.
 
 Nothing is skipped in silence. Each line is one input: it is yielded, messages or none,
 and counted as a message, a skipped message with its reason, or a mark. A file that
@@ -28,25 +30,25 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, BinaryIO, cast
-from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
 from tickerml.kernel import (
-    NS_PER_S,
     BookCrossed,
     BookDelta,
     BookResynced,
     BookSnapshot,
     CaptureError,
+    ChecksumFailed,
     ConfigError,
     Context,
     ExchangeSpec,
     FeedConnected,
     FeedEnded,
+    FeedLost,
     FeedSummarized,
+    FundingUpdated,
     Instrument,
-    MalformedMessage,
     Message,
     Options,
     Quote,
@@ -55,7 +57,10 @@ from tickerml.kernel import (
     hookimpl,
 )
 
-from .binance import SpotFeed, to_symbol
+from .binance_wire import SpotFeed
+from .capture_formats import FORMATS, recognise
+from .feed import Feed
+from .times import seconds_to_ns
 
 _SUMMARY_LINES = 10_000
 _HEAD_LINES = 200  # looked at to tell the format and the symbols
@@ -64,10 +69,11 @@ _NEWLINE = ord("\n")
 _DAMAGE = (EOFError, OSError, zlib.error)
 
 _HFTBACKTEST = re.compile(rb"(\d{18,19}) ")
-_CRYPTOFEED = re.compile(rb"(\d{9,11}(?:\.\d+)?): ")
-_REPLY = re.compile(rb"(https?://\S+) -> (\d{9,11}(?:\.\d+)?): ")
+_CRYPTOFEED = re.compile(rb"(\d{9,10}(?:\.\d+)?): ")
+_REPLY = re.compile(rb"(https?://\S+) -> (\d{9,10}(?:\.\d+)?): ")
 _MARK = re.compile(rb"\s*$|configuration: |wss?://")
-_STREAM = re.compile(rb"[\"=/]([a-z0-9]+)@")  # in a frame or in the URL of a subscription
+_CONNECTED = re.compile(rb"(wss?://\S+) <-> ")
+_JSON = (b"{", b"[")
 
 # Receive time and number of its file, by which lines are merged; the URL of a REST reply, "" for a
 # frame, None for what has no time of its own; the JSON, or the whole line where there is none.
@@ -84,15 +90,10 @@ class CaptureOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=T
     exchange: Annotated[
         str,
         msgspec.Meta(
-            description="Name to publish as; empty: binance for hftbacktest, binanceus for cryptofeed files."
+            description="Name to publish as; empty: whom the capture names. Spot frames that name nobody are "
+            "binance's in an hftbacktest file and binanceus's in a cryptofeed one."
         ),
     ] = ""
-
-
-def seconds_to_ns(text: bytes) -> int:
-    """Return decimal seconds ("1617643092.13643") as ns, exactly: a float holds only 238 ns steps there."""
-    whole, _, fraction = text.partition(b".")
-    return int(whole) * NS_PER_S + int(fraction[:9].ljust(9, b"0"))
 
 
 def _split(line: bytes) -> tuple[int | None, str | None, bytes]:
@@ -100,50 +101,66 @@ def _split(line: bytes) -> tuple[int | None, str | None, bytes]:
     if found := _HFTBACKTEST.match(line):
         return int(found[1]), "", line[found.end() :]
     if found := _CRYPTOFEED.match(line):
-        return seconds_to_ns(found[1]), "", line[found.end() :]
+        return seconds_to_ns(found[1].decode()), "", line[found.end() :]
     if found := _REPLY.match(line):
-        return seconds_to_ns(found[2]), found[1].decode(errors="replace"), line[found.end() :]
+        return seconds_to_ns(found[2].decode()), found[1].decode(errors="replace"), line[found.end() :]
     return None, None, line
-
-
-def _query(url: str, name: str) -> str:
-    return (parse_qs(urlsplit(url).query).get(name) or [""])[0]
-
-
-def _wires_in(line: bytes) -> list[str]:
-    _, url, _ = _split(line)
-    if url:
-        return [wire] if (wire := _query(url, "symbol")) else []
-    return [found.decode().upper() for found in _STREAM.findall(line)]
 
 
 def _is_whole(line: bytes) -> bool:
     # The last line of a file may lack its newline, if its JSON is all there.
-    _, brace, rest = line.partition(b"{")
-    if not brace:
-        return _MARK.match(line) is not None
+    ts, _, text = _split(line)
+    if ts is None and not text.startswith(b"configuration: "):
+        return _MARK.match(text) is not None
     try:
-        msgspec.json.decode(brace + rest)
+        msgspec.json.decode(text.removeprefix(b"configuration: "))
     except msgspec.DecodeError:
         return False
     return True
 
 
+class _Unheard:
+    # The log of a feed that only looks.
+    def warning(self, event: str, **facts: object) -> None:
+        pass
+
+
 class _File:
-    # One capture file: its format, the symbols its head names, and its lines.
+    # One capture file: whose it is, the symbols its head names, and its lines.
 
     def __init__(self, path: Path) -> None:
         self.path = path
         head = self._head()
-        times = [ts for ts, _, text in map(_split, head) if ts is not None and text.startswith(b"{")]
+        lines = [(line, *_split(line)) for line in head]
+        times = [ts for _, ts, _, text in lines if ts is not None and text.startswith(_JSON)]
         if not times:
             raise CaptureError(
                 f"cannot replay {path}: expected an hftbacktest or cryptofeed capture, "
                 f"was {head[0][:60] if head else b''!r} at line 1; check the path"
             )
         self.first_ts = times[0]
-        self.is_hftbacktest = any(_HFTBACKTEST.match(line) for line in head)
-        self.wires = list(dict.fromkeys(wire for line in head for wire in _wires_in(line)))
+        unsaid = "binance" if any(_HFTBACKTEST.match(line) for line in head) else "binanceus"
+        found = recognise([text if url == "" else line for line, _, url, text in lines], unsaid)
+        if not found:
+            exchanges = ", ".join(dict.fromkeys(known.exchange for known in FORMATS))
+            raise CaptureError(
+                f"cannot replay {path}: expected frames of {exchanges}, was {lines[0][3][:60]!r} at line 1; "
+                "an exchange not named here cannot be read"
+            )
+        self.exchange, self.feed = found.exchange, found.feed
+        self.symbols, self.wires = self._symbols(lines)
+
+    def _symbols(
+        self, lines: list[tuple[bytes, int | None, str | None, bytes]]
+    ) -> tuple[list[str], list[str]]:
+        # A feed that is shown the head and thrown away knows them.
+        feed = self.feed(self.exchange, _Unheard())
+        for _, ts, url, text in lines:
+            if ts is not None and url:
+                feed.on_reply(ts, url, text)
+            elif ts is not None:
+                feed.on_frame(ts, text)
+        return [feed.symbol_of(wire) for wire in feed.wires], feed.wires
 
     def _open(self) -> BinaryIO:
         try:
@@ -199,9 +216,7 @@ class Capture:
             raise ConfigError("exchange-capture files: expected at least one capture, was []; name its path")
         self._ctx = ctx
         self._files = [_File(Path(name).expanduser()) for name in options.files]
-        self._names = [
-            options.exchange or ("binance" if file.is_hftbacktest else "binanceus") for file in self._files
-        ]
+        self._names = [options.exchange or file.exchange for file in self._files]
         self._position = 0
         self.marks = 0
         self._open_feeds()
@@ -209,8 +224,12 @@ class Capture:
     def _open_feeds(self) -> None:
         self.marks = 0
         self._summarized = -1
-        self._feeds = {name: SpotFeed(name, self._ctx.log) for name in self._names}
-        self._feed_of = [self._feeds[name] for name in self._names]
+        self._connections: set[tuple[int, bytes]] = set()  # number of the file, URL
+        kinds = [(name, file.feed) for name, file in zip(self._names, self._files, strict=True)]
+        self._feeds: dict[tuple[str, type[Feed]], Feed] = {
+            (name, feed): feed(name, self._ctx.log) for name, feed in kinds
+        }
+        self._feed_of = [self._feeds[kind] for kind in kinds]
 
     def events(self) -> Iterator[tuple[int, Sequence[Message]]]:
         """
@@ -242,39 +261,41 @@ class Capture:
     def _read(self, ts: int, index: int, url: str | None, text: bytes) -> list[Message]:
         feed = self._feed_of[index]
         if url is None:
-            if _MARK.match(text):
-                self.marks += 1
-            else:
-                feed.on_unknown("not a capture line", text)
-            return []
+            return self._read_mark(feed, ts, index, text)
         if url:
-            return self._read_reply(feed, ts, url, text)
-        if text.startswith(b'{"lastUpdateId"'):
+            return feed.on_reply(ts, url, text)
+        if text.startswith(b'{"lastUpdateId"') and isinstance(feed, SpotFeed):
             wires = self._files[index].wires
             if len(wires) == 1:
-                return feed.on_snapshot(ts, wires[0], text)
+                return feed.on_reply(ts, f"/depth?symbol={wires[0]}", text)
             feed.on_unknown("unknown symbol: a bare depth reply in a file of several symbols", text)
             return []
         return feed.on_frame(ts, text)
 
-    @staticmethod
-    def _read_reply(feed: SpotFeed, ts: int, url: str, text: bytes) -> list[Message]:
-        path, wire = urlsplit(url).path, _query(url, "symbol")
-        if path.endswith("/depth") and wire:
-            return feed.on_snapshot(ts, wire, text)
-        if path.endswith("/exchangeInfo"):
-            feed.on_exchange_info(ts, text)
-        else:
-            feed.on_unknown("unsupported request", text)
-        return []
+    def _read_mark(self, feed: Feed, ts: int, index: int, text: bytes) -> list[Message]:
+        if not _MARK.match(text):
+            feed.on_unknown("not a capture line", text)
+            return []
+        self.marks += 1
+        made = _CONNECTED.match(text)
+        if not made:
+            return []
+        connection = index, made[1]
+        if connection not in self._connections:
+            self._connections.add(connection)
+            return []
+        feed.on_lost()
+        return [FeedLost(ts, feed.exchange, "connected again", 0), self._connected_one(ts, feed.exchange)]
 
     def _connected(self, ts: int) -> list[Message]:
-        symbols: dict[str, dict[str, None]] = {name: {} for name in self._feeds}
+        return [self._connected_one(ts, name) for name in dict.fromkeys(self._names)]
+
+    def _connected_one(self, ts: int, exchange: str) -> FeedConnected:
+        symbols: dict[str, None] = {}
         for name, file in zip(self._names, self._files, strict=True):
-            for wire in file.wires:
-                with suppress(MalformedMessage):
-                    symbols[name][to_symbol(wire)] = None
-        return [FeedConnected(ts, name, list(known)) for name, known in symbols.items()]
+            if name == exchange:
+                symbols |= dict.fromkeys(file.symbols)
+        return FeedConnected(ts, exchange, list(symbols))
 
     @property
     def _count(self) -> int:
@@ -312,13 +333,16 @@ def tickerml_exchanges() -> list[ExchangeSpec]:
                 BookDelta,
                 Trade,
                 Quote,
+                FundingUpdated,
                 FeedConnected,
+                FeedLost,
                 SequenceGap,
+                ChecksumFailed,
                 BookResynced,
                 BookCrossed,
                 FeedSummarized,
                 FeedEnded,
             ),
-            summary="replays recorded WebSocket captures of the Binance family",
+            summary="replays recorded WebSocket captures of every exchange we know",
         )
     ]
