@@ -24,7 +24,7 @@ from tickerml.kernel.localbus import BusState, LocalBus
 
 Output = tuple[str, int, int, bytes]  # component, n, cause, body
 
-_DOUBTFUL = (m.FeedLost, m.SequenceGap, m.BookStale)
+_DOUBTFUL = (m.FeedLost, m.SequenceGap, m.ChecksumFailed, m.BookStale)
 
 
 class Violation(Exception):

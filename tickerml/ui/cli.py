@@ -31,7 +31,7 @@ from tickerml.kernel import (
 from tickerml.kernel.client import Client, read_beacon
 from tickerml.kernel.core import Settings
 
-from . import cli_dev, cli_journal, cli_plugin, cli_status, commands
+from . import cli_dev, cli_exchange, cli_journal, cli_plugin, cli_status, commands
 from .changes import find_config
 from .terminal import (
     DEFAULT_HOME,
@@ -54,6 +54,7 @@ app = typer.Typer(
 app.add_typer(cli_plugin.app, name="plugin")
 app.add_typer(cli_journal.app, name="journal")
 app.add_typer(cli_dev.app, name="dev")
+app.add_typer(cli_exchange.app, name="exchange")
 
 ProfileName = Annotated[str, typer.Option("--profile", help="Which profile of plugins.toml.")]
 Overrides = Annotated[
