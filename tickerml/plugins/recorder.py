@@ -5,7 +5,7 @@ A message costs two appends: its head (times, seq, kind, how many levels) and it
 which are already packed as the tape's columns want them. Once a stream has block_rows rows
 they are expanded, packed and sealed as one block (see tape). What is not sealed yet is this
 plugin's state, so a restart neither loses nor repeats a row, and a block sealed just before
-a crash is sealed again into the very same bytes.
+a crash is sealed again into the very same bytes. Where a source ends, all is sealed.
 
 The first message of each block of a book is followed by the whole book as we know it, so
 that reading can start at any block. Those rows do not count towards block_rows, and a block
@@ -14,39 +14,55 @@ repetition.
 
 Where data is missing the tape has a GAP: where a feed was lost or skipped a number, and
 where a recorder that remembers nothing begins, since what passed before it is not there.
+
+What a feed says of itself goes into the tape's notes, with the next block or every ten
+minutes: what it counted, and each event that put data in doubt or took a doubt away.
 """
 
-from array import array
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import zstandard
 
 from tickerml.kernel import (
+    NS_PER_S,
+    BookCrossed,
     BookDelta,
+    BookResynced,
     BookSnapshot,
+    BookStale,
     BookState,
+    ChecksumFailed,
     Context,
+    FeedConnected,
+    FeedEnded,
     FeedLost,
+    FeedSummarized,
+    FundingUpdated,
+    Instrument,
+    Message,
     Options,
     Quote,
     SequenceGap,
-    Side,
     StoreSpec,
     Trade,
     hookimpl,
 )
 
-from .tape import Kind, TapeWriter, expand, stream_name
+from .tape import FILE, Sealing, TapeWriter
+from .tape_blocks import COUNTS, DOUBTS, INSTRUMENTS, Note, pack_note
+from .tape_rows import LEVEL_BYTES, MIN_TS, STREAM_OF, Draft, Kind, stream_name
 
-FILE = "tape.mdb"
-_LEVEL_BYTES = 16
 _ROWS_A_BOOK_ROW = 4  # at most a fifth of a block is the book it starts with
+_NOTES_NS = 600 * NS_PER_S  # how long notes wait for a block
+_MANY_NOTES = 256
+_DAY_NS = 86_400 * NS_PER_S
 
 
 class RecorderOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is recorded, and in what portions."""
+    """What is recorded, in what portions, and for how long."""
 
     block_rows: Annotated[
         int,
@@ -56,20 +72,29 @@ class RecorderOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 8192
     map_mb: Annotated[int, msgspec.Meta(ge=1, description="how large the tape may become, MB")] = 16_384
     quotes: Annotated[bool, msgspec.Meta(description="record best bids and asks beside the books")] = False
+    path: Annotated[
+        str,
+        msgspec.Meta(description="the tape's file; by default one of this run, in the recorder's directory"),
+    ] = ""
+    keep_days: Annotated[
+        float,
+        msgspec.Meta(ge=0, description="how many days of data are kept, by whole blocks; 0 is all of them"),
+    ] = 0
+    max_mb: Annotated[
+        int,
+        msgspec.Meta(ge=0, description="the oldest blocks go when the tape takes more than this; 0 is never"),
+    ] = 0
 
 
-class _Stream:
+class _Stream(Draft):
     # The rows of one stream that are not sealed yet.
 
-    __slots__ = ("exchange", "free_bytes", "has_book", "heads", "kind", "levels", "number", "symbol")
+    __slots__ = ("exchange", "free_bytes", "has_book", "kind", "number", "symbol")
 
-    def __init__(self, kind: str, exchange: str, symbol: str) -> None:
-        self.kind = kind
-        self.exchange = exchange
-        self.symbol = symbol
+    def __init__(self, place: tuple[str, str, str], heads: bytes = b"", levels: bytes = b"") -> None:
+        super().__init__(heads, levels)
+        self.kind, self.exchange, self.symbol = place
         self.number = 0  # blocks sealed
-        self.heads = array("q")
-        self.levels = bytearray()
         self.has_book = False  # the block holds a whole book
         self.free_bytes = 0  # of levels: that book, when the block starts with it
 
@@ -77,24 +102,16 @@ class _Stream:
     def name(self) -> str:
         return stream_name(self.kind, self.exchange, self.symbol)
 
-    def append(
-        self, ts_recv: int, ts_event: int, seq: int, kind: Kind, bids: bytes, asks: bytes, other: bytes = b""
-    ) -> None:
-        if not (bids or asks or other):
-            other = bytes(_LEVEL_BYTES)
-        counts = (len(levels) // _LEVEL_BYTES for levels in (bids, asks, other))
-        self.heads.extend((ts_recv, ts_event, seq, kind, *counts))
-        self.levels += bids
-        self.levels += asks
-        self.levels += other
-
-    def append_gap(self, ts_recv: int, expected: int = 0, was: int = 0) -> None:
-        self.append(ts_recv, 0, 0, Kind.GAP, b"", b"", _level(expected, was))
+    def append_book(self, book: BookSnapshot | BookDelta, kind: Kind) -> None:
+        before = len(self.levels)
+        super().append_book(book, kind)
+        if kind is not Kind.DELTA and not self.has_book:
+            self.has_book = True
+            self.free_bytes = len(self.levels) - before
 
     def clear(self) -> None:
+        super().clear()
         self.number += 1
-        self.heads = array("q")
-        self.levels.clear()
         self.has_book = False
         self.free_bytes = 0
 
@@ -110,84 +127,174 @@ class _SavedStream(msgspec.Struct, array_like=True):
     free_bytes: int
 
 
+class _Counting(msgspec.Struct, array_like=True):
+    # Since when an exchange's feed has counted, and how far it had come.
+    since: int
+    messages: int = 0
+
+
+class _Saved(msgspec.Struct, array_like=True):
+    streams: list[_SavedStream]
+    counting: dict[str, _Counting] = {}
+    notes: dict[bytes, bytes] = {}
+    noted: int = 0
+    written_ts: int = MIN_TS
+
+
 class Recorder:
-    """Buffers rows and seals them into blocks of the tape in its data_dir."""
+    """Buffers rows and notes, and seals them into the tape."""
 
     def __init__(self, ctx: Context, options: RecorderOptions) -> None:
         """
         Raises: StoreFull, StoreCorrupt: the tape cannot be opened for writing.
         """
         self._ctx = ctx
-        self._has_quotes = options.quotes
-        self._block_bytes = options.block_rows * _LEVEL_BYTES
-        self._tape = TapeWriter(ctx.data_dir / FILE, options.map_mb)
+        self._options = options
+        self._block_bytes = options.block_rows * LEVEL_BYTES
+        path = Path(options.path).expanduser() if options.path else ctx.data_dir / FILE
+        self._tape = TapeWriter(path, options.map_mb)
         self._streams: dict[tuple[str, str, str], _Stream] = {}
+        self._counting: dict[str, _Counting] = {}
+        self._notes: dict[bytes, bytes] = {}  # that are not on the tape yet
+        self._noted = 0  # tells notes of one time apart
+        self._written_ts = MIN_TS  # when notes went onto the tape
+
+    # --- Rows -------------------------------------------------------------------------------------
 
     def on_book_snapshot(self, snapshot: BookSnapshot) -> None:
-        stream = self._stream("book", snapshot.exchange, snapshot.symbol, snapshot.ts_recv)
-        self._append_book(stream, snapshot, Kind.SNAPSHOT)
-        self._seal_if_full(stream)
+        self._append(snapshot)
 
     def on_book_delta(self, delta: BookDelta) -> None:
         stream = self._stream("book", delta.exchange, delta.symbol, delta.ts_recv)
-        self._append_book(stream, delta, Kind.DELTA)
+        stream.append_book(delta, Kind.DELTA)
         book = self._ctx.book(delta.exchange, delta.symbol)
         # While the book is resyncing it is not known, and the snapshot it waits for will be in the block.
         if not stream.has_book and book.state is not BookState.RESYNCING:
-            self._append_book(stream, book.snapshot(), Kind.KEYFRAME)
+            stream.append_book(book.snapshot(), Kind.KEYFRAME)
         self._seal_if_full(stream)
 
     def on_trade(self, trade: Trade) -> None:
-        stream = self._stream("trade", trade.exchange, trade.symbol, trade.ts_recv)
-        level = _level(trade.price, trade.quantity)
-        bids, asks = (level, b"") if trade.aggressor is Side.BUY else (b"", level)
-        stream.append(trade.ts_recv, trade.ts_event, trade.seq, Kind.TRADE, bids, asks)
-        self._seal_if_full(stream)
+        self._append(trade)
 
     def on_quote(self, quote: Quote) -> None:
-        if not self._has_quotes:
-            return
-        stream = self._stream("quote", quote.exchange, quote.symbol, quote.ts_recv)
-        bid, ask = _level(quote.bid, quote.bid_quantity), _level(quote.ask, quote.ask_quantity)
-        stream.append(quote.ts_recv, quote.ts_event, quote.seq, Kind.QUOTE, bid, ask)
+        if self._options.quotes:
+            self._append(quote)
+
+    def on_funding_updated(self, funding: FundingUpdated) -> None:
+        self._append(funding)
+
+    def _append(
+        self, message: BookSnapshot | Trade | Quote | FundingUpdated | SequenceGap | ChecksumFailed
+    ) -> None:
+        stream = self._stream(STREAM_OF[type(message)], message.exchange, message.symbol, message.ts_recv)
+        stream.append_message(message)
         self._seal_if_full(stream)
+
+    def _stream(self, kind: str, exchange: str, symbol: str, ts_recv: int) -> _Stream:
+        place = kind, exchange, symbol
+        stream = self._streams.get(place)
+        if stream is None:
+            stream = self._streams[place] = _Stream(place)
+            stream.append_gap(ts_recv)
+        return stream
+
+    # --- Doubts and counts ------------------------------------------------------------------------
 
     def on_sequence_gap(self, gap: SequenceGap) -> None:
-        stream = self._stream("book", gap.exchange, gap.symbol, gap.ts_recv)
-        stream.append_gap(gap.ts_recv, gap.expected, gap.was)
-        self._seal_if_full(stream)
+        self._append(gap)
+        self._doubt(gap)
+
+    def on_checksum_failed(self, failed: ChecksumFailed) -> None:
+        self._append(failed)
+        self._doubt(failed)
 
     def on_feed_lost(self, lost: FeedLost) -> None:
+        self._doubt(lost)
         for stream in self._streams.values():
             if stream.exchange == lost.exchange:
                 stream.append_gap(lost.ts_recv)
                 self._seal_if_full(stream)
 
-    def _stream(self, kind: str, exchange: str, symbol: str, ts_recv: int) -> _Stream:
-        stream = self._streams.get((kind, exchange, symbol))
-        if stream is None:
-            stream = self._streams[kind, exchange, symbol] = _Stream(kind, exchange, symbol)
-            stream.append_gap(ts_recv)
-        return stream
+    def on_feed_connected(self, connected: FeedConnected) -> None:
+        self._doubt(connected)
 
-    def _append_book(self, stream: _Stream, message: BookSnapshot | BookDelta, kind: Kind) -> None:
-        before = len(stream.levels)
-        stream.append(message.ts_recv, message.ts_event, message.seq, kind, message.bids, message.asks)
-        if kind is not Kind.DELTA and not stream.has_book:
-            stream.has_book = True
-            stream.free_bytes = len(stream.levels) - before
+    def on_book_stale(self, stale: BookStale) -> None:
+        self._doubt(stale)
+
+    def on_book_crossed(self, crossed: BookCrossed) -> None:
+        self._doubt(crossed)
+
+    def on_book_resynced(self, resynced: BookResynced) -> None:
+        self._doubt(resynced)
+
+    def on_instrument(self, instrument: Instrument) -> None:
+        self._note(pack_note(INSTRUMENTS, instrument, instrument.ts_recv))
+
+    def on_feed_summarized(self, summary: FeedSummarized) -> None:
+        counting = self._counting.get(summary.exchange)
+        if counting is None or summary.messages < counting.messages:  # it has begun anew
+            counting = self._counting[summary.exchange] = _Counting(summary.ts_recv)
+        counting.messages = summary.messages
+        self._note(pack_note(COUNTS, summary, counting.since))
+        if summary.ts_recv - self._written_ts > _NOTES_NS:
+            self._write_notes(summary.ts_recv)
+
+    def on_feed_ended(self, ended: FeedEnded) -> None:
+        self.seal_all(ended.ts_recv)
+
+    def _doubt(self, message: Message) -> None:
+        self._noted += 1
+        self._note(pack_note(DOUBTS, message, message.ts_recv, self._noted))
+
+    def _note(self, note: Note) -> None:
+        self._notes[note.key] = note.value
+        if len(self._notes) >= _MANY_NOTES:
+            self._write_notes(self._written_ts)
+
+    # --- The tape ---------------------------------------------------------------------------------
+
+    def seal_all(self, ts: int) -> None:
+        """
+        Put everything onto the tape that is not there yet, at *ts*, ns UTC.
+
+        Raises: StoreFull, StoreCorrupt: as TapeWriter.seal().
+        """
+        for stream in self._streams.values():
+            if stream.levels:
+                self._seal(stream)
+        self._write_notes(ts)
 
     def _seal_if_full(self, stream: _Stream) -> None:
         least = max(self._block_bytes, _ROWS_A_BOOK_ROW * stream.free_bytes)
-        if len(stream.levels) - stream.free_bytes < least:
-            return
-        rows = expand(stream.heads.tobytes(), bytes(stream.levels))
-        stored = self._tape.seal(stream.name, stream.number, rows)
+        if len(stream.levels) - stream.free_bytes >= least:
+            self._seal(stream)
+
+    def _seal(self, stream: _Stream) -> None:
+        rows = stream.rows()
+        [stored] = self._tape.seal_all([Sealing(stream.name, stream.number, rows)], self._taken_notes())
         self._ctx.log.debug("tape.block_sealed", stream=stream.name, rows=len(rows), bytes=stored)
         stream.clear()
+        if self._options.keep_days or self._options.max_mb:
+            self._prune(int(rows["ts_recv"].max()))
+
+    def _prune(self, now: int) -> None:
+        before = now - int(self._options.keep_days * _DAY_NS) if self._options.keep_days else MIN_TS
+        pruned = self._tape.prune(before, self._options.max_mb * 2**20)
+        if pruned.blocks:
+            self._ctx.log.debug("tape.pruned", blocks=pruned.blocks, bytes=pruned.stored_bytes)
+
+    def _write_notes(self, ts: int) -> None:
+        self._written_ts = ts
+        self._tape.seal_all([], self._taken_notes())
+
+    def _taken_notes(self) -> list[Note]:
+        notes, self._notes = [Note(*each) for each in self._notes.items()], {}
+        return notes
+
+    # --- State ------------------------------------------------------------------------------------
 
     def snapshot(self) -> bytes:
-        saved = [
+        streams = [
             _SavedStream(
                 stream.kind,
                 stream.exchange,
@@ -200,22 +307,25 @@ class Recorder:
             )
             for stream in self._streams.values()
         ]
+        saved = _Saved(streams, self._counting, self._notes, self._noted, self._written_ts)
         return zstandard.compress(msgspec.msgpack.encode(saved), 1)
 
+    def migrate(self, state: bytes, version: int) -> bytes:
+        """Return what restore() takes of the state of version 1, which was the streams alone."""
+        streams = msgspec.msgpack.decode(zstandard.decompress(state), type=list[_SavedStream])
+        return zstandard.compress(msgspec.msgpack.encode(_Saved(streams)), 1)
+
     def restore(self, state: bytes) -> None:
+        saved = msgspec.msgpack.decode(zstandard.decompress(state), type=_Saved)
+        self._counting, self._notes = saved.counting, saved.notes
+        self._noted, self._written_ts = saved.noted, saved.written_ts
         self._streams = {}
-        for saved in msgspec.msgpack.decode(zstandard.decompress(state), type=list[_SavedStream]):
-            stream = _Stream(saved.kind, saved.exchange, saved.symbol)
-            self._streams[saved.kind, saved.exchange, saved.symbol] = stream
-            stream.number = saved.number
-            stream.heads.frombytes(saved.heads)
-            stream.levels += saved.levels
-            stream.has_book = saved.has_book
-            stream.free_bytes = saved.free_bytes
-
-
-def _level(price: int, quantity: int) -> bytes:
-    return array("q", (price, quantity)).tobytes()
+        for each in saved.streams:
+            place = each.kind, each.exchange, each.symbol
+            stream = self._streams[place] = _Stream(place, each.heads, each.levels)
+            stream.number = each.number
+            stream.has_book = each.has_book
+            stream.free_bytes = each.free_bytes
 
 
 @hookimpl
@@ -225,6 +335,7 @@ def tickerml_stores() -> Iterable[StoreSpec]:
             id="recorder",
             factory=Recorder,
             options=RecorderOptions,
+            state_version=2,
             writes_files=True,
             summary="records market data into a columnar tape, a few bytes a row",
         )
