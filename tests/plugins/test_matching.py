@@ -166,6 +166,24 @@ def test_refuses_what_breaks_the_rules_of_the_instrument_and_says_which() -> Non
     assert kinds(exchange.submit(BUY, 5, 99)) == ["OrderAccepted"]
 
 
+@pytest.mark.parametrize("contract", ["linear", "inverse"])
+def test_refuses_a_future_whose_money_is_no_spot_markets(contract: str) -> None:
+    exchange = Exchange(rules=msgspec.structs.replace(instrument(), contract=contract))
+
+    assert f"only spot is simulated, and BTC/USDT is a future ({contract})" in refusal(
+        exchange.submit(BUY, 1, 99)
+    )
+
+
+def test_refuses_to_rest_an_order_in_a_sampled_book_and_lets_it_take() -> None:
+    exchange = Exchange(rules=msgspec.structs.replace(instrument(), is_sampled=True))
+
+    assert "a sampled book shows no queue" in refusal(exchange.submit(BUY, 1, 99))
+    assert "a sampled book shows no queue" in refusal(exchange.submit(BUY, 1, 99, POST_ONLY))
+    assert kinds(exchange.submit(BUY, 1, 101, TimeInForce.IOC)) == ["OrderAccepted", "OrderFilled"]
+    assert kinds(exchange.submit(BUY, 1)) == ["OrderAccepted", "OrderFilled"]
+
+
 def test_refuses_a_post_only_that_would_take() -> None:
     exchange = Exchange()
 

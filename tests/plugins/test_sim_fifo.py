@@ -13,7 +13,9 @@ from tickerml.kernel import (
     NS_PER_MS,
     NS_PER_S,
     BookStale,
+    BookState,
     CancelOrder,
+    ChecksumFailed,
     FeedLost,
     HaltTrading,
     Liquidity,
@@ -26,6 +28,7 @@ from tickerml.kernel import (
     OrderRejected,
     OrderSubmitted,
     OrderType,
+    Passport,
     SequenceGap,
     Side,
     SubmitOrder,
@@ -324,11 +327,14 @@ def test_a_cancel_of_an_order_that_never_was_changes_nothing() -> None:
     assert desk.tick(2_000) == []
 
 
-def test_a_gap_while_waiting_fills_nothing_until_the_resync() -> None:
+@pytest.mark.parametrize("doubt", [SequenceGap, ChecksumFailed])
+def test_a_gap_while_waiting_fills_nothing_until_the_resync(
+    doubt: type[SequenceGap] | type[ChecksumFailed],
+) -> None:
     desk = Desk()
     desk.order(0)
     desk.bid(60, 9_980, 11)
-    desk.harness.send(SequenceGap(ms(70), "test", "BTC/USDT", 5, 9))
+    desk.harness.send(doubt(ms(70), "test", "BTC/USDT", 5, 9))
     desk.trade(80, 9_980, 50)
     desk.harness.send(desk.market.book(ms(90), [(9_990, 4)], ASKS))
     (waiting,) = desk.simulator.open_orders()
@@ -433,6 +439,17 @@ def test_a_fill_carries_the_order_its_queue_and_its_fee() -> None:
     assert (fill.queue_ahead, fill.orders_ahead, fill.is_toxic_predicted) == (10, 10, False)
     assert (fill.wait_ns, fill.arrival_mid) == (40 * NS_PER_MS, 20_000)
     assert (fill.fee, fill.fee_asset) == (1_998_000, "USDT")  # 0.1 % of 99.90 * 0.00002
+
+
+def test_what_the_decision_knew_of_its_book_travels_with_the_order() -> None:
+    desk = Desk()
+    order = submitted(ms(0))
+    passport = Passport(BookState.VALID, 3, -1, 2)
+    desk.harness.send(msgspec.structs.replace(order, passport=passport))
+    desk.trade(90, 9_990, 12)
+    desk.tick(400)
+
+    assert [event.passport for event in desk.harness.of(OrderAccepted, OrderFilled)] == [passport, passport]
 
 
 def test_a_fill_is_logged_with_its_slippage() -> None:

@@ -73,6 +73,11 @@ def exchange_time(message: BookSnapshot | BookDelta | Trade) -> int:
     return min(message.ts_event or message.ts_recv, message.ts_recv)
 
 
+def _can_rest(order: OrderSubmitted) -> bool:
+    terms = (TimeInForce.GTC, TimeInForce.POST_ONLY)
+    return order.order_type is OrderType.LIMIT and order.time_in_force in terms
+
+
 # --- Orders and sides -----------------------------------------------------------------------------
 
 
@@ -341,15 +346,14 @@ class MatchingEngine:
         """Admit or refuse *order*, match what crosses, and let the rest wait or expire as its terms say."""
         if reason := self._refusal(order):
             return [OrderRejected(at, at, order.order_id, order.exchange, order.symbol, reason)]
-        can_rest = order.order_type is OrderType.LIMIT and order.time_in_force in (
-            TimeInForce.GTC,
-            TimeInForce.POST_ONLY,
-        )
+        can_rest = _can_rest(order)
         ahead = self._side_of(order).displayed(order.price) if can_rest else 0
         orders_ahead = self._sizes.orders_in(ahead)
         working = WorkingOrder(order, order.quantity, ahead, ahead, ahead, orders_ahead, at)
         events: list[OrderEvent] = [
-            OrderAccepted(at, at, order.order_id, order.exchange, order.symbol, ahead, orders_ahead)
+            OrderAccepted(
+                at, at, order.order_id, order.exchange, order.symbol, ahead, orders_ahead, order.passport
+            )
         ]
         is_ended = self._take(working, events, at)
         if is_ended or not working.leaves:
@@ -375,6 +379,10 @@ class MatchingEngine:
         rules = self.instrument
         if rules is None:
             return f"{order.exchange} has not listed {order.symbol}"
+        if rules.contract:
+            return f"only spot is simulated, and {order.symbol} is a future ({rules.contract})"
+        if rules.is_sampled and _can_rest(order):
+            return "a sampled book shows no queue to rest in: only IOC, FOK and MARKET orders are simulated"
         if not self.book.is_trusted:
             doubt = self.book.state if self.book.state is not BookState.VALID else "crossed or one-sided"
             return f"nothing is matched on a book in doubt, and this one was {doubt}"
@@ -509,6 +517,7 @@ class MatchingEngine:
             at - order.accepted_ns,
             is_maker and order.orders_start > self._toxic_position,
             submitted.arrival_mid,
+            submitted.passport,
         )
 
     def _canceled(self, order: WorkingOrder, reason: str, at: int) -> OrderCanceled:

@@ -37,6 +37,7 @@ from tickerml.kernel import (
     BookStale,
     BookState,
     CancelOrder,
+    ChecksumFailed,
     Context,
     FeedLost,
     Instrument,
@@ -236,6 +237,9 @@ class FifoSimulator:
 
     def on_sequence_gap(self, gap: SequenceGap) -> None:
         self._lane(gap.exchange, gap.symbol).engine.distrust(BookState.RESYNCING)
+
+    def on_checksum_failed(self, failed: ChecksumFailed) -> None:
+        self._lane(failed.exchange, failed.symbol).engine.distrust(BookState.RESYNCING)
 
     def on_book_stale(self, stale: BookStale) -> None:
         self._lane(stale.exchange, stale.symbol).engine.distrust(BookState.STALE)

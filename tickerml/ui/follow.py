@@ -34,6 +34,7 @@ TOPICS = (
     b"book.",
     b"trade.",
     b"feed.",
+    b"anomaly.",
     b"order.",
     b"fill.",
     b"portfolio.",

@@ -28,9 +28,12 @@ from tickerml.kernel import (
     BookSnapshot,
     BookStale,
     BookState,
+    ChecksumFailed,
+    DataAnomaly,
     FeedConnected,
     FeedEnded,
     FeedLost,
+    FeedSummarized,
     HostStarted,
     HostStopped,
     Instrument,
@@ -59,16 +62,27 @@ from tickerml.kernel import (
     format_units,
 )
 
+from .feeds import SILENCE_S, Feed
+
 CANDLE_S = 5
 CANDLES_KEPT = 360
 PRINTS_KEPT = 120
 LOG_LINES_KEPT = 300
 ORDERS_KEPT = 2_000
 POINTS_KEPT = 1_200
-SILENCE_S = 5.0  # without market data, or without a report, after which nothing shown may be believed
 LINE_LENGTH = 400
 
-_WARNINGS = (OrderDenied, OrderRejected, FeedLost, SequenceGap, BookStale, BookCrossed, HostStopped)
+_WARNINGS = (
+    OrderDenied,
+    OrderRejected,
+    FeedLost,
+    SequenceGap,
+    ChecksumFailed,
+    BookStale,
+    BookCrossed,
+    DataAnomaly,
+    HostStopped,
+)
 _ERRORS = (TradingHalted, PluginFailed)
 _EVENTS: dict[type[Message], str] = {
     OrderDenied: "order.denied",
@@ -77,9 +91,11 @@ _EVENTS: dict[type[Message], str] = {
     FeedLost: "feed.lost",
     FeedEnded: "feed.ended",
     SequenceGap: "book.gap_found",
+    ChecksumFailed: "book.checksum_failed",
     BookStale: "book.went_stale",
     BookCrossed: "book.crossed",
     BookResynced: "book.resynced",
+    DataAnomaly: "data.doubted",
     TradingHalted: "trading.halted",
     TradingResumed: "trading.resumed",
     KernelStarted: "kernel.session_started",
@@ -207,6 +223,7 @@ class ConsoleState:
 
     def __init__(self) -> None:
         self.markets: dict[Key, Market] = {}
+        self.feeds: dict[str, Feed] = {}
         self.portfolios: dict[str, PortfolioSnapshot] = {}
         self.equity = Curve()
         self.sessions: deque[float] = deque(maxlen=50)
@@ -224,15 +241,16 @@ class ConsoleState:
         """Take one message of the bus; *at* is when it came, None when it is history."""
         match message:
             case BookSnapshot():
-                self._heard(at)
+                self._heard(message.exchange, at)
                 self._market(message).book.apply_snapshot(message)
             case BookDelta():
-                self._heard(at)
+                self._heard(message.exchange, at)
                 self._market(message).book.apply_delta(message)
             case Trade():
-                self._heard(at)
+                self._heard(message.exchange, at)
                 self._add_trade(message)
             case Instrument():
+                self._feed(message.exchange)
                 self._market(message).describe(message)
             case PortfolioSnapshot():
                 self.portfolios[message.account] = message
@@ -247,8 +265,11 @@ class ConsoleState:
                 self.halted_by = ""
             case KernelStarted() if message.ts_recv:
                 self.sessions.append(message.ts_recv / NS_PER_S)
-            case SequenceGap() | BookStale() | FeedLost():
+            case SequenceGap() | ChecksumFailed() | BookStale() | FeedLost():
+                self._feed(message.exchange).take(message)
                 self._distrust(message)
+            case FeedConnected() | FeedSummarized() | BookCrossed() | DataAnomaly():
+                self._feed(message.exchange).take(message)
         if event := _EVENTS.get(type(message)):
             self._tell(message, event)
 
@@ -286,9 +307,15 @@ class ConsoleState:
             market = self.markets[key] = Market(*key)
         return market
 
-    def _heard(self, at: float | None) -> None:
+    def _feed(self, exchange: str) -> Feed:
+        if (feed := self.feeds.get(exchange)) is None:
+            feed = self.feeds[exchange] = Feed(exchange)
+        return feed
+
+    def _heard(self, exchange: str, at: float | None) -> None:
         if at is not None:
             self._market_at = at
+            self._feed(exchange).hear(at)
 
     def _next(self) -> int:
         self._count += 1
@@ -342,7 +369,7 @@ class ConsoleState:
         if key := self._owners.pop(order_id, None):
             self.markets[key].orders.pop(order_id, None)
 
-    def _distrust(self, message: SequenceGap | BookStale | FeedLost) -> None:
+    def _distrust(self, message: SequenceGap | ChecksumFailed | BookStale | FeedLost) -> None:
         state = BookState.STALE if isinstance(message, BookStale) else BookState.RESYNCING
         for market in self.markets.values():
             if market.exchange == message.exchange and market.symbol == getattr(
@@ -427,7 +454,7 @@ class ConsoleState:
             "mid": market.price((bids[0][0] + asks[0][0]) / 2) if is_whole else "",
             "spread": market.price(asks[0][0] - bids[0][0]) if is_whole else "",
             "imbalance": f"{(bid_total - ask_total) / (bid_total + ask_total):+.2f}" if is_whole else "",
-            "note": _BOOK_NOTES[book.state] if not book.is_crossed else "crossed",
+            "note": BOOK_NOTES[book.state] if not book.is_crossed else "crossed",
         }
 
     def candle_rows(self, key: Key, since: float = 0) -> list[list[float | None]]:
@@ -495,7 +522,8 @@ class ConsoleState:
         return {**entry, "is_on": is_on, "detail": detail}
 
 
-_BOOK_NOTES = {
+#: What is wrong with a book.
+BOOK_NOTES = {
     BookState.VALID: "",
     BookState.STALE: "silent",
     BookState.RESYNCING: "waiting for a snapshot",

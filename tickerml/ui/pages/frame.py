@@ -30,6 +30,7 @@ from ..shelf import Shelf
 from ..state import Row
 
 ANSWER_S = 120.0  # a question that nobody answers for so long is a no
+PAGES = (("Overview", "/"), ("Market", "/market"), ("Data", "/data"), ("Plugins", "/plugins"))
 DANGEROUS_KINDS = frozenset({"risk_rule", "simulator"})
 _HERE = Path(__file__).parent
 
@@ -110,7 +111,7 @@ class Page:
             ui.label("TickerML").classes("brand")
             ui.label("PAPER").classes("paper").tooltip("Paper trading: no order leaves this machine")
             with ui.element("nav"):
-                for name, path in (("Overview", "/"), ("Plugins", "/plugins")):
+                for name, path in PAGES:
                     here = 'aria-current="page"' if name == self.NAME else ""
                     ui.link(name, path).classes("nav").props(here)
             self._equity = ui.label("Equity –").classes("equity num")

@@ -16,7 +16,9 @@ from nicegui import core, ui
 
 from ..access import COOKIE, SESSION_S, Access, TooManyAttempts, session_of
 from ..diagnostics import diagnose
+from .data import Data
 from .frame import Desk
+from .market import Markets
 from .overview import Overview
 from .plugins import Plugins
 
@@ -94,6 +96,18 @@ def build_site(desk: Desk, access: Access) -> FastAPI:
     @ui.page("/", title="TickerML")
     def overview(request: Request) -> None:
         Overview(desk, signed_in(request), _is_dark(request)).build()
+
+    @ui.page("/market", title="TickerML · market")
+    def markets(request: Request) -> None:
+        Markets(desk, signed_in(request), _is_dark(request), "").build()
+
+    @ui.page("/market/{exchange}", title="TickerML · market")
+    def one_exchange(request: Request, exchange: str) -> None:
+        Markets(desk, signed_in(request), _is_dark(request), exchange).build()
+
+    @ui.page("/data", title="TickerML · data")
+    def data(request: Request) -> None:
+        Data(desk, signed_in(request), _is_dark(request)).build()
 
     @ui.page("/plugins", title="TickerML · plugins")
     def plugins(request: Request) -> None:
