@@ -43,6 +43,7 @@ from tickerml.kernel.book import BookSide, OrderBook
 from tickerml.kernel.gate import GATE, GateSpec
 from tickerml.kernel.hookspecs import HOOKS, PluginSpec, TickerMLSpecs
 from tickerml.kernel.localbus import handler_name
+from tickerml.plugins import data
 from tickerml.testing import tiers
 from tickerml.testing.contracts_subject import LADDER, Check
 from tickerml.ui import cli
@@ -53,6 +54,7 @@ DOCS = ROOT / "docs"
 
 #: What each log event tells its reader.
 EVENTS = {
+    "bar.print_late": "A print came when the bar of its interval had been published; it is in none.",
     "bus.burst_refused": "The kernel was pushed bytes that are not a burst of frames; they were dropped.",
     "bus.message_skipped": "A host was sent a message that it cannot read; it went on without it.",
     "canary.lost": "A host does not hand back the number that crosses the whole pipeline every second.",
@@ -66,6 +68,9 @@ EVENTS = {
     "console.reading_failed": "The console could not read the bus or the journal; it tries again.",
     "console.started": "The console answers at this address.",
     "dataset.journal_skipped": "An earlier run's journal cannot be opened; a trainer learns without it.",
+    "feed.audit_failed": "A book is not what REST says; the second time in a row it is fetched anew.",
+    "feed.book_audited": "A book was compared with what REST says of it, and is the same.",
+    "feed.checksum_failed": "Our book is not the exchange's, by its checksum; untrusted until it comes anew.",
     "feed.connected": "An exchange's feed is up and subscribed.",
     "feed.frame_skipped": "A frame did not follow the exchange's format; it was counted and left out.",
     "feed.gap_seen": "An update is missing; the book is untrusted until its next snapshot.",
@@ -110,12 +115,13 @@ EVENTS = {
     "swap.rolled_back": "The process that was there before goes on: in which step that was decided, and why.",
     "swap.taken_over": "Another process goes on from a host's state; `gap_ms` is from the barrier to that.",
     "tape.block_sealed": "A block of market data was written to the tape.",
+    "tape.pruned": "The oldest blocks of the tape were taken off it, by its days or its budget.",
     "watchdog.not_told": "Whoever watches over the kernel could not be told something; told once a time.",
 }
 
 #: The unit of every number in a message, by field; where a name means two things, by "Message.field".
 UNITS = {
-    **dict.fromkeys(("ts_recv", "ts_event", "ts"), "ns UTC"),
+    **dict.fromkeys(("ts_recv", "ts_event", "ts", "next_ts"), "ns UTC"),
     **dict.fromkeys(("horizon_ns", "wait_ns"), "ns"),
     **dict.fromkeys(("retry_in_ms", "silent_ms", "restart_in_ms"), "ms"),
     **dict.fromkeys(("price", "bid", "ask", "mark"), "ticks"),
@@ -137,7 +143,21 @@ UNITS = {
     "markout_bps": "1e-4 of the fill's price",
     **dict.fromkeys(("seq", "expected", "was"), "the exchange's own number"),
     **dict.fromkeys(("messages", "skipped", "gaps", "crossed_books", "books", "valid_books"), "count"),
+    **dict.fromkeys(("parsed", "crossed", "checksums_ok", "checksums_bad"), "count"),
     "reasons": "count by reason",
+    "streams": "counts by symbol",
+    "clock_offset_ns": "ns",
+    "interval_s": "s",
+    **dict.fromkeys(("ChecksumFailed.expected", "ChecksumFailed.was"), "CRC32"),
+    "index": "ticks",
+    **dict.fromkeys(("open", "high", "low", "close"), "ticks"),
+    "volume": "lots",
+    "vwap": "1e-6 ticks",
+    "trades": "count",
+    "DataAnomaly.count": "count",
+    **dict.fromkeys(("DataAnomaly.value", "DataAnomaly.limit"), "as the kind says: see Anomaly"),
+    **dict.fromkeys(("age_ns", "gap_ns", "latency_ns"), "ns"),
+    **dict.fromkeys(("rate", "predicted", "cap", "floor"), "1e-12 of the notional"),
     "orders_ahead": "orders, estimated",
     "fill": "number of the fill within its order, from 0",
     "step": "number of the step, from 1",
@@ -390,7 +410,9 @@ def messages_page() -> str:
         *map(message_section, messages.message_types()),
         "## Inside of messages\n",
         struct_section(messages.Balance),
+        struct_section(messages.Passport),
         struct_section(messages.Position),
+        struct_section(messages.StreamCount),
         "## Enumerations\n",
         *map(enum_section, choices),
     )
@@ -528,8 +550,12 @@ def plugin_section(plugin: str) -> str:
 
 
 def builtin_plugins() -> list[str]:
-    """Return the ids of the plugins that come with this package."""
-    return [name for name, entry in registry.installed().items() if entry.value.startswith("tickerml.")]
+    """Return the ids of the plugins that come with this package and run in a host: all but commands."""
+    return [
+        name
+        for name, entry in registry.installed().items()
+        if entry.value.startswith("tickerml.") and not name.startswith("command-")
+    ]
 
 
 def configuration_page() -> str:
@@ -611,9 +637,12 @@ def command_section(words: str, callback: Callable[..., Any], command: Any) -> s
 
 def commands() -> Iterator[tuple[str, Callable[..., Any], Any]]:
     """Yield (words, function, parsed command) for every command, in the order of the source."""
+    brought = typer.Typer()
+    data.tickerml_commands(brought)
+    groups = [*cli.app.registered_groups, *brought.registered_groups]
     for prefix, group in (
         ("tickerml", cli.app),
-        *((f"tickerml {each.name}", each.typer_instance) for each in cli.app.registered_groups),
+        *((f"tickerml {each.name}", each.typer_instance) for each in groups),
     ):
         assert group is not None
         parsed: Any = typer.main.get_command(group)
@@ -632,8 +661,8 @@ def commands_page() -> str:
         paragraph(cli),
         prose("""
             Every command takes `--help`. No command but `run`, `backtest` and `replay` needs a plugin to
-            load, and none of the others imports one into its own process. A word that is none of these may be
-            a command that a plugin brings: then that plugin is imported, and no other.
+            load, and none of the others imports one into its own process. `data` is brought by a plugin of
+            ours, and so may any other word be by one of yours: then that plugin is imported, and no other.
         """),
         table(["Command", "What it does"], overview),
         *[command_section(*each) for each in found],

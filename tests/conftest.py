@@ -39,6 +39,14 @@ def _own_path() -> Iterator[None]:
     sys.path[:] = before
 
 
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """Let no test write its log as another had it set up."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test that needs the browser where there is none."""

@@ -17,6 +17,7 @@ import typer
 from tickerml.kernel import Alert, SubmitOrder, config, hookspecs, manifest, registry
 from tickerml.kernel import messages as m
 from tickerml.kernel.backtest import Backtest
+from tickerml.plugins import data
 from tickerml.testing import contracts, tiers
 from tickerml.testing.contracts_subject import LADDER
 from tickerml.ui import cli
@@ -252,12 +253,19 @@ def parse(command: Any, words: list[str], parent: Any = None) -> None:
         parse(command.commands[name], rest, context)
 
 
+#: The word that a plugin of ours brings, as commands.py adds it.
+DATA = typer.Typer()
+DATA.callback()(lambda: None)
+data.tickerml_commands(DATA)
+DATA = typer.main.get_command(DATA)
+
+
 @pytest.mark.parametrize(("page", "line"), LINES)
 def test_a_command_line_can_be_given(page, line):
     program, *arguments = words_of(line)
     match Path(program).name:
         case "tickerml" if arguments[0] not in OF_EXAMPLES:
-            parse(typer.main.get_command(cli.app), arguments)
+            parse(DATA if arguments[0] == "data" else typer.main.get_command(cli.app), arguments)
         case "make":
             assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), flags=re.M)
         case "python" | "python3" if arguments[0].endswith(".py"):
@@ -325,7 +333,8 @@ def test_every_number_of_a_message_has_its_unit(cls):
 
 
 def test_every_unit_is_of_a_field_that_there_is():
-    classes = [*m.message_types(), m.Balance, m.Position, Alert, hookspecs.StateChange]
+    within = [m.Balance, m.Passport, m.Position, m.StreamCount]
+    classes = [*m.message_types(), *within, Alert, hookspecs.StateChange]
     known = {name for cls in classes for name in cls.__struct_fields__}
     known |= {f"{cls.__name__}.{name}" for cls in classes for name in cls.__struct_fields__}
 
