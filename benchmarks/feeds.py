@@ -4,8 +4,8 @@ Four exchanges with four pairs each, from their sockets into the journal and the
     python benchmarks/feeds.py [--rate R] [--minutes N] [--json]
 
 A server on this machine plays Binance.US, Coinbase, Kraken and KuCoin in today's formats, about R
-frames a second in all. The headless set records them: exchanges in one process, the recorder in
-another. Measured are
+updates a second in all; an update is one to four frames. The headless set records them: exchanges
+in one process, the recorder in another. Measured are
 
     frames sent, frames read, and what was skipped, missed (sequence) or doubted (checksum);
     from the exchange's own time stamp to the bus, and to the disk, p50, p99 and max, ms: both
@@ -44,7 +44,7 @@ _PATHS = {"kraken": "/v2"}
 
 
 def play(rate: float, pipe: Connection) -> None:
-    """Serve the exchanges until told to end; *rate* in frames a second of all of them."""
+    """Serve the exchanges until told to end; *rate* in updates a second of all of them."""
 
     async def main() -> None:
         async with ExchangeServer(*EXCHANGES, seed=1, symbols=SYMBOLS).serving() as server:
@@ -231,7 +231,7 @@ def last_summaries(journal: JournalReader) -> dict[str, dict[str, int]]:
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument("--rate", type=float, default=2_000, help="frames a second of all exchanges")
+    parser.add_argument("--rate", type=float, default=2_000, help="updates a second of all exchanges")
     parser.add_argument("--minutes", type=float, default=1.0, help="how long")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
