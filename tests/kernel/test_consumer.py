@@ -235,6 +235,17 @@ def test_who_comes_back_goes_on_from_its_own_state_and_is_not_told_what_it_misse
     assert bids(back) == 3
 
 
+def test_who_was_never_away_looks_at_no_other_host_s_state(monkeypatch):
+    kernel = Kernel()
+    kernel.book()
+    monkeypatch.setattr(kernel.journal, "hosts", lambda: pytest.fail("it reads what it has no use for"))
+
+    machine, given = joined(kernel, away=(0, 0))
+
+    assert given == [1, 2]
+    assert bids(machine) == 1
+
+
 def test_a_second_process_of_who_was_away_does_not_hear_of_it_either():
     kernel = Kernel()
     kernel.trade()

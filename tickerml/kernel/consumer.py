@@ -138,7 +138,7 @@ class Consumer(Machine):
         # Without a state of its own it is as if it had never been there before.
         self._away = (left if state else 0), back
         position = state.position if state else 0
-        if position >= self._away[0]:
+        if self._away[0] <= position < back:
             position = self._borrow(position, back)
         if position + 1 < self._journal.first() and (state is None or position < back):
             logger.warning("host.joined_late", head=admitted.head)

@@ -282,10 +282,6 @@ class Environment:
         """Return where it is."""
         return self._path
 
-    def max_key_size(self) -> int:
-        """Return the most bytes that a key may have."""
-        return MAX_KEY_SIZE
-
     def reader_check(self) -> int:
         """Return how many readers died with their slots taken: none ever do here."""
         return 0
