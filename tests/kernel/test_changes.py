@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from tickerml.kernel import PluginChanged, RiskVerdict, SwapEnded, SwapStarted, codec, control, status
-from tickerml.kernel.changes import Tasks, compare
+from tickerml.kernel.changes import KEEP_LIMIT_NS, Tasks, compare
 from tickerml.kernel.config import HostEntry, Plan
 from tickerml.kernel.journal import JournalReader
 from tickerml.kernel.swap import BARRIER_LIMIT_NS, START_LIMIT_NS, TAKEOVER_LIMIT_NS
@@ -69,8 +69,15 @@ class Stage:
         self.world.say(SPARE.encode(), control.Took("rules", []))
 
     def pass_time(self, ns):
-        """Let time pass in which everybody who is there says so."""
+        """Let time pass in which everybody who is there says so, after what was said is on disk."""
+        self.settle()
         self.world.pass_time(ns)
+
+    def settle(self):
+        """Let the disk have what was said, and the kernel see it."""
+        self.world.kernel.hand_over()
+        self.world.commit()
+        self.world.kernel.tick()
 
     def exit(self, process, reason="killed by SIGKILL"):
         self.world.links.pop(process, None)
@@ -410,11 +417,39 @@ def test_a_person_may_cancel_in_the_probation():
     assert stage.change["error"] == "I changed my mind"
 
 
+def test_nothing_is_permanent_before_the_states_it_rests_on_are_on_disk():
+    stage = Stage(probation_s=0.0, files={"plugins.toml.new": "plugins.toml"})
+    stage.take_over()
+    stage.world.kernel.hand_over()
+    stage.world.kernel.tick()
+    placed_too_early = list(stage.world.placed)
+    outcome_before = stage.outcome()
+
+    stage.settle()
+
+    assert placed_too_early == []
+    assert outcome_before == ("", "")
+    assert stage.world.placed == [{"plugins.toml.new": "plugins.toml"}]
+    assert stage.outcome() == ("permanent", "")
+
+
+def test_a_disk_that_never_takes_those_states_rolls_it_back():
+    stage = Stage(probation_s=0.0)
+    stage.take_over()
+    stage.world.pass_time(KEEP_LIMIT_NS + NS_PER_S)
+    stage.give_state(SPARE)
+    stage.world.say(b"rules", control.Took("rules", []))
+    stage.world.kernel.tick()
+
+    assert stage.outcome() == ("rolled back", "probation")
+    assert "the journal has not taken what it rests on within 60 s" in stage.change["error"]
+
+
 def test_files_that_cannot_be_put_in_place_roll_it_back():
     stage = Stage(probation_s=0.0)
     stage.world.place_error = "cannot put plugins.toml in its place: no space left"
     stage.take_over()
-    stage.world.kernel.tick()
+    stage.settle()
     stage.give_state(SPARE)
     stage.world.say(b"rules", control.Took("rules", []))
     stage.world.kernel.tick()
@@ -460,6 +495,7 @@ def test_a_plugin_that_is_taken_out_is_let_go_when_it_is_permanent():
     without = [entry for entry in plan.plugins if entry.id != "news-x"]
 
     stage.ask(msgspec.structs.replace(plan, plugins=without))
+    stage.settle()
 
     assert stage.outcome() == ("permanent", "")
     assert stage.is_told("archive", control.Stop)

@@ -62,7 +62,7 @@ def test_the_trial_is_over_when_it_is_permanent():
     stage.take_over()
     is_trial = stage.world.last(SPARE.encode(), control.TakeOver).is_trial
 
-    stage.world.kernel.tick()
+    stage.settle()
 
     assert is_trial
     assert stage.outcome() == ("permanent", "")
@@ -72,7 +72,7 @@ def test_the_trial_is_over_when_it_is_permanent():
 def test_one_that_fell_silent_before_it_heard_that_its_trial_is_over_is_started_again():
     stage = Stage(probation_s=0.0)
     stage.take_over()
-    stage.world.kernel.tick()
+    stage.settle()
 
     stage.world.say(SPARE.encode(), FALLS_SILENT)
 
@@ -82,7 +82,7 @@ def test_one_that_fell_silent_before_it_heard_that_its_trial_is_over_is_started_
 def test_a_candidate_waits_until_the_one_that_was_replaced_has_left_its_place():
     stage = Stage(probation_s=0.0)
     stage.take_over()
-    stage.world.kernel.tick()
+    stage.settle()
     stage.ask(stage.plan(level=3))
     before = stage.world.spawned.count("rules")
 
@@ -97,7 +97,7 @@ def test_a_candidate_waits_until_the_one_that_was_replaced_has_left_its_place():
 def test_the_next_change_ends_whoever_lingers_of_the_last_one():
     stage = Stage(probation_s=0.0)
     stage.take_over()
-    stage.world.kernel.tick()
+    stage.settle()
 
     stage.ask(reload=["archive"])
 

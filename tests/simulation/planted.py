@@ -475,6 +475,11 @@ def one_too_many(patches: Patches) -> None:
     patches.set(swap.Swap, "clear", lambda clear: lambda self: None)
 
 
+def permanent_too_early(patches: Patches) -> None:
+    """The next kernel is to run a change whose states are not on the disk yet."""
+    patches.set(floor.Floor, "committed", lambda committed: lambda self: self.head())
+
+
 PLANTS: dict[str, Plant] = {
     plant.__name__.replace("_", "-"): plant
     for plant in (
@@ -510,6 +515,7 @@ PLANTS: dict[str, Plant] = {
         waiting_event_lost,
         plan_kept_after_all,
         one_too_many,
+        permanent_too_early,
     )
 }
 

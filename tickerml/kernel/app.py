@@ -30,6 +30,7 @@ from .children import Child
 from .clock import DATA_CLOCK_START_NS, WallClock
 from .config import HostEntry, Plan
 from .core import RESTART, Kernel, Settings
+from .environment import sync_directory
 from .errors import ConfigError, StoreCorrupt, TickerMLError
 from .guard import CONFIG_REFUSED, JOURNAL_DAMAGED
 from .journal import JournalWriter
@@ -289,6 +290,8 @@ class App:
         try:
             for prepared, target in files.items():
                 os.replace(prepared, target)
+            for directory in {Path(target).parent for target in files.values()}:
+                sync_directory(directory)
         except OSError as error:
             return f"cannot put {error.filename} in its place: {error.strerror}"
         return ""

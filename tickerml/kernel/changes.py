@@ -4,8 +4,9 @@ A change of the plan, while it runs: which hosts it touches, in which order, and
 Hosts that are new are started first, so that a new rule is there before the gate waits
 for it; hosts that differ are swapped one after the other; then all of them are on
 probation together; and only when the change is permanent are those stopped that are no
-longer wanted, and the prepared files put in place. Whatever fails before that rolls all of
-it back, the last first. There is one change at a time: a second is refused.
+longer wanted, and the prepared files put in place. That waits for the disk: the next kernel
+runs what the files say, from the states that the journal has. Whatever fails before rolls
+all of it back, the last first. There is one change at a time: a second is refused.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -21,6 +22,7 @@ from .swap import Step, Swap
 from .units import NS_PER_MS, NS_PER_S
 
 START_LIMIT_NS = 60 * NS_PER_S  # for a host that is new
+KEEP_LIMIT_NS = 60 * NS_PER_S  # for the journal to have what a change rests on
 
 logger = structlog.get_logger()
 
@@ -42,6 +44,12 @@ class Floor(swap.Floor, Protocol):
 
     def phase(self, host: str) -> HostPhase | None:
         """Return the phase of *host*; None when there is no such host."""
+
+    def head(self) -> int:
+        """Return the seq of the last message that was said."""
+
+    def committed(self) -> int:
+        """Return the last seq that is on disk, with the states that were added before it."""
 
     def use(self, plan: Plan) -> None:
         """From now on *plan* is what shall run."""
@@ -119,6 +127,7 @@ class _Change:
         self.started: list[str] = []
         self.swaps: dict[str, Swap] = {}
         self.deadline = 0  # of the task, or of the probation
+        self.rests_on = 0  # the seq up to which the journal must be on disk before the files are in place
         self.since_ns = 0
         self.outcome = self.error = self.failed_at = ""
 
@@ -256,10 +265,8 @@ class Changes:
             return
         if change.task is not None or not change.deadline:
             self._next(change, now)
-        elif now >= change.deadline:
-            self._make_permanent(change, now)
         else:
-            self._watch_started(change, now)
+            self._conclude(change, now)
 
     def _next(self, change: _Change, now: int) -> None:
         change.task = None
@@ -269,9 +276,9 @@ class Changes:
             return
         has_probation = change.swaps or change.started
         change.deadline = now + (change.probation_ns if has_probation else 0)
+        change.rests_on = self._floor.head()
         self._floor.use(change.new)
-        if now >= change.deadline:
-            self._make_permanent(change, now)
+        self._conclude(change, now)
 
     def _begin(self, change: _Change, task: Task, now: int) -> None:
         if task.verb == "start" or self._floor.phase(task.host) is not HostPhase.READY:
@@ -299,13 +306,20 @@ class Changes:
             self._fail(change, f"host {task.host} cannot be started: {why}", now)
         return False
 
-    def _watch_started(self, change: _Change, now: int) -> None:
-        for host in change.started:
-            if problem := self._floor.problem_of(host, change.new):
-                self._fail(change, problem, now)
-                return
-
     # --- The end ------------------------------------------------------------------------------
+
+    def _conclude(self, change: _Change, now: int) -> None:
+        """All hosts run what they shall: see whether they are well, and whether that was long enough."""
+        problems = (self._floor.problem_of(host, change.new) for host in change.started)
+        if problem := next(filter(None, problems), ""):
+            self._fail(change, problem, now)
+        elif now < change.deadline:
+            return
+        elif self._floor.committed() >= change.rests_on:
+            self._make_permanent(change, now)
+        elif now >= change.deadline + KEEP_LIMIT_NS:
+            limit = KEEP_LIMIT_NS // NS_PER_S
+            self._fail(change, f"the journal has not taken what it rests on within {limit} s", now)
 
     def _make_permanent(self, change: _Change, now: int) -> None:
         if problem := self._floor.place(change.files):

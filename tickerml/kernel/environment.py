@@ -46,11 +46,12 @@ def open_environment(path: str, **options: Any) -> Any:
             env.open_db(name.encode())
         env.close()
         new.replace(path)
-        _sync_directory(new.parent)
+        sync_directory(new.parent)
     return lmdb.open(path, **options)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Have what was moved into the directory *path* stay there if the power fails."""
     directory = os.open(path, os.O_RDONLY)
     try:
         os.fsync(directory)

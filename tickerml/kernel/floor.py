@@ -139,6 +139,14 @@ class Floor:
         """Put *checkpoint* into the journal."""
         self._kernel.outlet.add_checkpoint(checkpoint)
 
+    def head(self) -> int:
+        """Return the seq of the last message that was said."""
+        return self._kernel.sequencer.seq
+
+    def committed(self) -> int:
+        """Return the last seq that is on disk, with the states that were added before it."""
+        return self._kernel.writer.committed
+
     def place(self, files: dict[str, str]) -> str:
         """Put each temporary file in the place of the other; returns what went wrong, or ""."""
         return self._kernel.edges.place(files)

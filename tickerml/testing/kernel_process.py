@@ -325,6 +325,7 @@ class KernelProcess(Process):
         if self.world.disk.trouble is not Trouble.NONE:
             self.world.saw("plan not placed")
             return f"cannot put plan in its place: {self.world.disk.trouble.value}"
+        self.world.watch.made_permanent()
         self.world.person.place(files)
         return ""
 

@@ -22,6 +22,7 @@ FILE = "plan"
 PATIENCE_NS = 100 * NS_PER_MS  # until a person asks again who was too early
 MOST_TRIES = 20
 PROBATION_S = (0.03, 0.6)
+SURE = 0.15  # of those who expect no trouble: they want no probation
 _PLUGGED = {Kind.GUEST: guest(), Kind.RULE: usher()}
 _PRESENT = (Flaw.HOLDING, Flaw.FALLING)
 
@@ -52,7 +53,9 @@ class Person:
         plan = self.prepared[prepared] = self._want(fault)
         self._spoil(host, fault)
         shadow_s = fault.span / NS_PER_S if fault.kind is Kind.SHADOW else 0.0
-        probation_s = PROBATION_S[0] + fault.amount * (PROBATION_S[1] - PROBATION_S[0])
+        least, most = PROBATION_S
+        is_sure = not fault.flaw and fault.amount < SURE
+        probation_s = 0.0 if is_sure else least + fault.amount * (most - least)
         world.client.ask(
             lambda reason: control.ChangeRequest(
                 plan, reason, shadow_s, probation_s, {prepared: FILE}, self._reload(fault)

@@ -191,6 +191,16 @@ class Watch:
         """The state of *host* at *position* was given to a process; it, or a later one, must be stored."""
         self._handed[host, position] = len(self.frames)
 
+    def made_permanent(self) -> None:
+        """
+        From now on the next kernel runs another plan.
+
+        Raises: Violation: a state from which a host goes on under that plan is not on the disk.
+        """
+        for (host, position), seq in self._handed.items():
+            if seq > self.durable:
+                raise Violation(f"a change is permanent, and the state of {host} at {position} may be lost")
+
     def promised(self, seq: int, reason: str) -> None:
         """
         Somebody was told that the command with this *reason* is done, at *seq*.
