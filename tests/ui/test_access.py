@@ -99,9 +99,9 @@ def test_a_forged_session_is_refused(access, forged):
 # --- The gate ---------------------------------------------------------------------------------------
 
 
-def ask(access, path="/", kind="http", cookie="", origin=""):
+def ask(access, path="/", kind="http", cookie="", origin="", accept="*/*"):
     """Return (status or close code, headers) of one request through the gate."""
-    headers = [(b"host", b"127.0.0.1:8080")]
+    headers = [(b"host", b"127.0.0.1:8080"), (b"accept", accept.encode())]
     headers += [(b"cookie", f"{COOKIE}={cookie}".encode())] if cookie else []
     headers += [(b"origin", origin.encode())] if origin else []
     scope = {"type": kind, "path": path, "method": "GET", "headers": headers, "query_string": b""}
@@ -127,8 +127,9 @@ def ask(access, path="/", kind="http", cookie="", origin=""):
 def test_without_a_session_only_sign_in_and_the_sign_of_life_are_served(access):
     assert ask(access, "/login")[0] == 200
     assert ask(access, "/api/v1/health")[0] == 200
-    status, headers = ask(access, "/")
-    assert (status, headers[b"location"]) == (303, b"/login")
+    for page in ("/", "/market/kraken", "/data", "/a-page-of-a-plugin"):
+        status, headers = ask(access, page, accept="text/html,application/xhtml+xml,*/*;q=0.8")
+        assert (status, headers[b"location"]) == (303, b"/login")
     assert ask(access, "/api/v1/status")[0] == 401
     assert ask(access, "/_nicegui/3/static/nicegui.js")[0] == 401
     assert ask(access, "/_nicegui_ws/socket.io/")[0] == 401

@@ -34,7 +34,6 @@ COOKIE = "tickerml_session"
 SESSION_S = 7 * 86_400
 ATTEMPTS = 5  # wrong passwords a minute, by whomever: there is one operator
 MINUTE_S = 60.0
-PAGES = "/plugins"
 OPEN_PATHS = frozenset({"/login", "/api/v1/health", "/favicon.ico"})
 _POLICY = "; ".join(
     [
@@ -169,7 +168,7 @@ class Gate:
             return JSONResponse({"detail": "another site's page may not ask this of the console"}, 403)
         if scope["path"] in OPEN_PATHS or self._access.is_session(session_of(headers)):
             return None
-        if scope["path"] == "/" or scope["path"].startswith(PAGES):
+        if "text/html" in headers.get("accept", ""):  # a person, who would open a page
             return RedirectResponse("/login", 303)
         return JSONResponse({"detail": "sign in first"}, 401)
 
