@@ -252,7 +252,10 @@ def test_what_is_refused_is_shown_as_it_is(page, kernel):
     assert kernel.requests == []
 
 
-def test_a_plugin_goes_back_to_the_version_before(page, kernel):
+def test_a_plugin_goes_back_to_the_version_before_and_every_page_shows_it(page, open_page, url, kernel):
+    other = open_page()
+    other.goto(f"{url}/plugins/strategy-demo")
+    other.get_by_role("button", name="Roll back to 0.1.0").wait_for()
     open_panel(page, "strategy-demo")
     page.get_by_role("tab", name="Versions").click()
     page.get_by_text("0.2.0").first.wait_for()
@@ -261,7 +264,8 @@ def test_a_plugin_goes_back_to_the_version_before(page, kernel):
     page.get_by_text("strategy-demo: rolled back.").wait_for()
     assert read_lock(kernel.home / "plugins.lock")["strategy-demo"].version == "0.1.0"
     entry(page, "strategy-demo").get_by_text("0.1.0").wait_for()
-    page.get_by_role("button", name="Roll back to 0.1.0").wait_for(state="detached")
+    for each in (page, other):
+        each.get_by_role("button", name="Roll back to 0.1.0").wait_for(state="detached")
 
 
 def test_a_page_whose_session_has_ended_changes_nothing(page, open_page, kernel):

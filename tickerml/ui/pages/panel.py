@@ -73,7 +73,6 @@ class Panel:
         self.plugin = plugin
         self._page, self._shelf = page, page.shelf
         self._found = self._shelf.found(plugin)
-        self.facts = self._shelf.facts(plugin)  # what it is made of: another panel is due when they change
         self._form: Form | None = None
         self._row: inventory.Row = {}
         self._tail: inventory.Tail | None = None

@@ -43,6 +43,7 @@ class Plugins(Page):
         self.costs = Costs()
         self._chosen = chosen
         self._panel: Panel | None = None
+        self._facts: tuple[object, ...] = ()  # what the panel was made of: another is due when they change
         self._busy: set[str] = set()  # plugins that this page is doing something to
         self._shown: tuple[Any, ...] = ()
         self._frame = 0
@@ -88,7 +89,8 @@ class Plugins(Page):
             self._show_table(report)
             if self._panel:
                 self._panel.look(self.row(self._chosen))
-        if not self._is_refreshing and self.shelf.is_stale(report):
+        # Another page may have read the shelf for all of us, so it is not stale, and the panel is.
+        if not self._is_refreshing and (self.shelf.is_stale(report) or self._is_outdated()):
             self._is_refreshing = True
             background_tasks.create(self._refresh(report))  # the page is to be heard of meanwhile
 
@@ -98,13 +100,13 @@ class Plugins(Page):
         finally:
             self._is_refreshing = False
         self._show_table(report)
-        if self._chosen and self._is_outdated():
+        if self._is_outdated():
             await self._open(self._chosen)
 
     def _is_outdated(self) -> bool:
         """Whether the panel is about something that has changed, and nobody is writing in it."""
-        panel = self._panel
-        return panel is None or not (panel.is_edited or panel.facts == self.shelf.facts(self._chosen))
+        is_edited = self._panel is not None and self._panel.is_edited
+        return bool(self._chosen) and not is_edited and self._facts != self.shelf.facts(self._chosen)
 
     def _show_table(self, report: dict[str, Any]) -> None:
         rows = self.shelf.rows(report)
@@ -131,7 +133,7 @@ class Plugins(Page):
         await self._open(plugin)
 
     async def _open(self, plugin: str) -> None:
-        self._chosen, self._panel = plugin, None
+        self._chosen, self._panel, self._facts = plugin, None, self.shelf.facts(plugin)
         self._place.clear()
         row = self.row(plugin)
         self._main.classes("is-open") if row else self._main.classes(remove="is-open")
