@@ -30,6 +30,10 @@ structlog.configure(processors=[structlog.processors.KeyValueRenderer(key_order=
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda number, frame: None)
 
+# What make runs in the background has Ctrl-C ignored, and so would the processes under test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(autouse=True)
 def _own_path() -> Iterator[None]:
