@@ -59,7 +59,14 @@ def test_no_two_kinds_may_publish_the_same_but_for_the_health_of_feeds_and_what_
             owners.setdefault(cls, []).append(spec.KIND)
     shared = {cls for cls, kinds in owners.items() if len(kinds) > 1}
 
-    assert shared == {m.FeedConnected, m.FeedLost, m.FeedSummarized, m.FeedEnded, m.CancelOrder}
+    assert shared == {
+        m.FeedConnected,
+        m.FeedLost,
+        m.FeedSummarized,
+        m.FeedEnded,
+        m.SubmitOrder,
+        m.CancelOrder,
+    }
 
 
 def test_the_version_of_the_api_is_a_major_and_a_minor_number_and_how_it_grows_is_written_down():

@@ -250,10 +250,11 @@ class StatusRequest(_Control, frozen=True):
 
 
 class HaltRequest(_Control, frozen=True):
-    """Stop trading."""
+    """Stop trading at a HaltLevel."""
 
     source: str
     reason: str
+    level: int = 2
 
 
 class ResumeRequest(_Control, frozen=True):

@@ -52,7 +52,7 @@ class Anomaly(enum.StrEnum):
 
     CROSSED and LOCKED books (ticks by which the bid is over the ask); STALE feeds (s of silence);
     OUTLIER prints and a mid in DEVIATION from the other exchanges (bps); a DUPLICATE print (its
-    number); times that go BACKWARDS (ms).
+    number); times that go BACKWARDS (ms); a perpetual's FUNDING (bps of the notional for an interval).
     """
 
     CROSSED = "crossed"
@@ -62,6 +62,7 @@ class Anomaly(enum.StrEnum):
     DEVIATION = "deviation"
     DUPLICATE = "duplicate"
     BACKWARDS = "backwards"
+    FUNDING = "funding"
 
 
 class TradingState(enum.StrEnum):
@@ -70,6 +71,15 @@ class TradingState(enum.StrEnum):
     ACTIVE = "active"
     REDUCING = "reducing"
     HALTED = "halted"
+
+
+class HaltLevel(enum.IntEnum):
+    """The kill switch: each level does what those below it do, and only a person goes back to RUN."""
+
+    RUN = 0  # orders pass
+    NO_NEW = 1  # none does, but for what a risk rule orders to reduce a position
+    CANCEL = 2  # none at all, and the open ones are canceled
+    FLATTEN = 3  # and what is held is sold, at most 1 % behind the best price
 
 
 class Severity(enum.StrEnum):

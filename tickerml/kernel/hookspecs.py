@@ -235,6 +235,8 @@ _FEED_HEALTH = (
     m.BookCrossed,
     m.FeedSummarized,
     m.FeedEnded,
+    m.ChannelLost,
+    m.ChannelResumed,
 )
 
 
@@ -278,7 +280,7 @@ class FeatureSetSpec(PluginSpec, frozen=True, kw_only=True):
 
     KIND = "feature_set"
     STAGE = 1
-    MAY_PUBLISH = (m.FeatureVector, m.Bar, m.DataAnomaly)
+    MAY_PUBLISH = (m.FeatureVector, m.Bar, m.DataAnomaly, m.ArbitrageSeen, m.ArbitrageEnded)
 
 
 class StrategySpec(PluginSpec, frozen=True, kw_only=True):
@@ -286,15 +288,19 @@ class StrategySpec(PluginSpec, frozen=True, kw_only=True):
 
     KIND = "strategy"
     STAGE = 2
-    MAY_PUBLISH = (m.SubmitOrder, m.CancelOrder)
+    MAY_PUBLISH = (m.SubmitOrder, m.CancelOrder, m.ReplaceOrder, m.RequestTransfer, m.LegsSettled)
 
 
 class RiskRuleSpec(PluginSpec, frozen=True, kw_only=True):
-    """One rule: answers every SubmitOrder with one RiskVerdict, at once."""
+    """
+    One rule: answers every SubmitOrder with one RiskVerdict, at once.
+
+    It may order as well, in its own name and reduce_only: a stop. The gate denies it anything else.
+    """
 
     KIND = "risk_rule"
     STAGE = 3
-    MAY_PUBLISH = (m.RiskVerdict, m.HaltTrading)
+    MAY_PUBLISH = (m.RiskVerdict, m.HaltTrading, m.SubmitOrder, m.CancelOrder)
 
 
 class SimulatorSpec(PluginSpec, frozen=True, kw_only=True):
@@ -305,6 +311,7 @@ class SimulatorSpec(PluginSpec, frozen=True, kw_only=True):
     MAY_PUBLISH = (
         m.OrderAccepted,
         m.OrderRejected,
+        m.OrderReplaced,
         m.OrderFilled,
         m.OrderCanceled,
         m.OrderExpired,
@@ -319,7 +326,13 @@ class StoreSpec(PluginSpec, frozen=True, kw_only=True):
 
     KIND = "store"
     STAGE = 6
-    MAY_PUBLISH = (m.PortfolioSnapshot,)
+    MAY_PUBLISH = (
+        m.PortfolioSnapshot,
+        m.LedgerPosted,
+        m.FundingSettled,
+        m.TransferStarted,
+        m.TransferEnded,
+    )
 
 
 class SinkSpec(PluginSpec, frozen=True, kw_only=True):

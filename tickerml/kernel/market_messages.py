@@ -198,6 +198,30 @@ class BookStale(Message, frozen=True):
     silent_ms: int
 
 
+class ChannelLost(Message, frozen=True):
+    """
+    A channel of one symbol ("trade", "quote", "funding") says nothing any more while its book goes on.
+
+    silent_ms is for how long, and longer than it ever was of late. Its books are as good as before; what
+    counts its prints knows that some are missing. It is lost until ChannelResumed.
+    """
+
+    exchange: str
+    symbol: str
+    channel: str
+    silent_ms: int
+    reason: str
+
+
+class ChannelResumed(Message, frozen=True):
+    """A channel that was lost speaks again, after silent_ms."""
+
+    exchange: str
+    symbol: str
+    channel: str
+    silent_ms: int
+
+
 class BookResynced(Message, frozen=True):
     """A book is whole again after a gap or a loss."""
 

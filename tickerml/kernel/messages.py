@@ -15,8 +15,12 @@ writer and the other way round.
 
 import msgspec
 
+from .arbitrage_messages import ArbitrageEnded as ArbitrageEnded
+from .arbitrage_messages import ArbitrageSeen as ArbitrageSeen
+from .arbitrage_messages import LegsSettled as LegsSettled
 from .enums import Anomaly as Anomaly
 from .enums import BookState as BookState
+from .enums import HaltLevel as HaltLevel
 from .enums import Liquidity as Liquidity
 from .enums import OrderType as OrderType
 from .enums import Severity as Severity
@@ -29,6 +33,8 @@ from .market_messages import BookDelta as BookDelta
 from .market_messages import BookResynced as BookResynced
 from .market_messages import BookSnapshot as BookSnapshot
 from .market_messages import BookStale as BookStale
+from .market_messages import ChannelLost as ChannelLost
+from .market_messages import ChannelResumed as ChannelResumed
 from .market_messages import ChecksumFailed as ChecksumFailed
 from .market_messages import DataAnomaly as DataAnomaly
 from .market_messages import FeatureVector as FeatureVector
@@ -46,6 +52,15 @@ from .market_messages import TimeTick as TimeTick
 from .market_messages import Trade as Trade
 from .market_messages import levels as levels
 from .market_messages import pack_levels as pack_levels
+from .money_messages import Balance as Balance
+from .money_messages import FundingSettled as FundingSettled
+from .money_messages import LedgerLeg as LedgerLeg
+from .money_messages import LedgerPosted as LedgerPosted
+from .money_messages import PortfolioSnapshot as PortfolioSnapshot
+from .money_messages import Position as Position
+from .money_messages import RequestTransfer as RequestTransfer
+from .money_messages import TransferEnded as TransferEnded
+from .money_messages import TransferStarted as TransferStarted
 
 # --- News, and what is learned ---------------------------------------------------------------------
 
@@ -122,6 +137,22 @@ class CancelOrder(Message, frozen=True):
     reason: str = ""
 
 
+class ReplaceOrder(Message, frozen=True):
+    """
+    Change an order, if it is still open when this reaches the exchange, to *price* and *quantity* in all.
+
+    It keeps its place in the queue only at the same price for less. quantity counts what has been
+    filled: what is then open is quantity less that.
+    """
+
+    order_id: str
+    exchange: str
+    symbol: str
+    price: int
+    quantity: int
+    reason: str = ""
+
+
 class RiskVerdict(Message, frozen=True):
     """
     One rule's answer to one SubmitOrder: the quantity it allows, 0 for a denial.
@@ -191,6 +222,24 @@ class OrderRejected(Message, frozen=True):
     reason: str
 
 
+class OrderReplaced(Message, frozen=True):
+    """
+    An open order has this price now and this quantity open, behind queue_ahead lots.
+
+    reason says why it stays as it was, where the exchange refused the change; or who met it, where
+    self-trade prevention made it smaller.
+    """
+
+    ts_event: int
+    order_id: str
+    exchange: str
+    symbol: str
+    price: int
+    leaves: int
+    queue_ahead: int = 0
+    reason: str = ""
+
+
 class OrderFilled(Message, frozen=True):
     """
     Part or all of an order traded, at ts_event on the exchange; we learn of it at ts_recv.
@@ -198,6 +247,9 @@ class OrderFilled(Message, frozen=True):
     fee is in units of fee_asset; leaves is what is still open; queue_ahead and
     orders_ahead are those at acceptance (0 for a taker), wait_ns since then. passport is that
     of its OrderSubmitted: what the decision knew, not what held when it traded.
+
+    entry_ns is how long the order was on its way. depth_left is what its level displays afterwards, in
+    lots, and is_swept says of a maker that this is nothing: the trade emptied the level.
     """
 
     ts_event: int
@@ -220,6 +272,9 @@ class OrderFilled(Message, frozen=True):
     is_toxic_predicted: bool
     arrival_mid: int
     passport: Passport | None = None
+    entry_ns: int = 0
+    is_swept: bool = False
+    depth_left: int = 0
 
 
 class OrderCanceled(Message, frozen=True):
@@ -256,63 +311,20 @@ class MarkoutMeasured(Message, frozen=True):
     markout_bps: float
 
 
-# --- Money ----------------------------------------------------------------------------------------
-
-
-class Balance(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What an account holds of one asset on one exchange, in units of 1e-12."""
-
-    exchange: str
-    asset: str
-    free: int
-    held: int
-
-
-class Position(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An inventory of base asset: quantity in lots; money in units of the quote asset."""
-
-    exchange: str
-    symbol: str
-    quantity: int
-    cost: int
-    mark: int  # best bid in ticks, 0 when the book has none
-    realized: int
-    unrealized: int
-    fees: int
-
-
-class PortfolioSnapshot(Message, frozen=True):
-    """
-    An account's money, after every change and once a second.
-
-    equity, peak, realized, unrealized and fees are in units of *currency*; drawdown is
-    1 - equity/peak. is_marked is false while something held has no trusted price, and then
-    equity is the last that had.
-    """
-
-    account: str
-    currency: str
-    equity: int
-    peak: int
-    opening: int
-    realized: int
-    unrealized: int
-    fees: int
-    drawdown: float
-    max_drawdown: float
-    is_marked: bool
-    balances: list[Balance]
-    positions: list[Position]
-
-
 # --- Trading state --------------------------------------------------------------------------------
 
 
 class HaltTrading(Message, frozen=True):
-    """Stop: no new orders, and cancel the open ones. From a rule or a person."""
+    """
+    Stop, from a rule or a person: *level* is a HaltLevel, and a lower one than holds changes nothing.
+
+    1 takes no new orders, 2 cancels the open ones too, 3 sells everything as well. What is outside of
+    1 to 3 counts as the nearest of them.
+    """
 
     source: str
     reason: str
+    level: int = HaltLevel.CANCEL
 
 
 class ResumeTrading(Message, frozen=True):
@@ -323,10 +335,11 @@ class ResumeTrading(Message, frozen=True):
 
 
 class TradingHalted(Message, frozen=True):
-    """Trading is halted, and stays so until a person resumes it."""
+    """Trading is halted at *level*, a HaltLevel, and stays so until a person resumes it."""
 
     source: str
     reason: str
+    level: int = HaltLevel.CANCEL
 
 
 class TradingResumed(Message, frozen=True):
