@@ -4,13 +4,22 @@ What a book update costs a connector, against ccxt.pro on the same messages in t
     python benchmarks/connectors.py [--exchange NAME ...] [--rounds R] [--json]
 
 It needs ccxt in the same interpreter, and the recorded captures (TICKERML_CAPTURES). The updates
-are those of the captures; where an exchange has changed its format since, they are put into
-today's envelope, text for text. Snapshots are given before the clock starts.
+are those of the captures, with the times at which they came; where an exchange has changed its
+format since, they are put into today's envelope, text for text. Snapshots are given before the
+clock starts. What each side does with a message:
 
-ours_us   CPU of our feed per message: decoding, integrity rules, book, the messages to publish; of
-          Kraken the CRC32 of every update too, which ccxt.pro leaves out unless it is asked
-ccxt_us   CPU of ccxt.pro's handle_message per message, decoded with orjson as ccxt.pro does
-ratio     the second over the first; R rounds of each, taken in turn, each CHUNK at its best
+ours      decodes it; reads every number exactly, as ticks and lots; keeps the book; checks that nothing
+          is missing (Binance, Coinbase and KuCoin by the numbers, Kraken by the CRC32 of every
+          update), crossed or off the grid; counts it, estimates the clock's offset, and returns the
+          message that is published
+ccxt.pro  decodes it with orjson, as it does live; reads the numbers as floats; keeps the book and its
+          times; resolves who waits for it. It checks the numbers of Binance and drops old ones of
+          KuCoin; not Coinbase's, nor Kraken's checksum, which its Python cannot compute
+
+ours_us   CPU per message: the median of the rounds, which both take in turn, and in turn first
+ccxt_us   the same of ccxt.pro
+ratio     the median of the rounds' ratios; spread is the least and the greatest of them
+best_us   ours and theirs when each CHUNK takes what it took in its best round: noise only adds
 equal     whether both have the same five best levels of every book at the end
 """
 
@@ -23,6 +32,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -51,16 +61,17 @@ class Case(NamedTuple):
     theirs: Callable[[], Any]  # an exchange of ccxt.pro
     url: str
     updates: list[bytes]
+    times: list[int]  # at which they came, ns UTC
     their_updates: list[bytes]
     books: dict[str, str]  # the exchange's name of a market -> ccxt's
 
 
-def frames(path: Path) -> Iterator[Any]:
-    """Yield the frames of a cryptofeed capture, decoded."""
+def frames(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the frames of a cryptofeed capture, decoded, each after the ns at which it came."""
     for line in path.read_text().splitlines():
         stamp, _, text = line.partition(": ")
         if stamp.replace(".", "", 1).isdigit():
-            yield json.loads(text)
+            yield round(float(stamp) * 1e9), json.loads(text)
 
 
 def replies(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -109,8 +120,8 @@ def kraken_v2(pair: str, kind: str, bids: list[Any], asks: list[Any], checksum: 
 
 
 def of_kraken() -> Case:
-    snapshots, updates, books = [], [], {}
-    for frame in frames(RAW / "kraken" / "20210405_book1000_xbtusd_10syms.txt"):
+    snapshots, updates, times, books = [], [], [], {}
+    for came_at, frame in frames(RAW / "kraken" / "20210405_book1000_xbtusd_10syms.txt"):
         if not isinstance(frame, list):
             continue
         sides = {name: value for part in frame[1:-2] for name, value in part.items()}
@@ -122,6 +133,7 @@ def of_kraken() -> Case:
         else:
             bids, asks = sides.get("b", []), sides.get("a", [])
             updates.append(kraken_v2(pair, "update", bids, asks, int(sides["c"])))
+            times.append(came_at)
 
     def feed() -> Feed:
         ours = KrakenFeed("kraken", structlog.get_logger())
@@ -140,18 +152,21 @@ def of_kraken() -> Case:
             ex.handle_message(client, orjson.loads(raw))
         return ex
 
-    return Case(feed, theirs, url, updates, updates, books)
+    return Case(feed, theirs, url, updates, times, updates, books)
 
 
 def of_coinbase() -> Case:
-    snapshots, updates, books = [], [], {}
-    for frame in frames(RAW / "coinbaseexchange" / "20210417_5syms.txt"):
+    snapshots: list[dict[str, Any]] = []
+    updates: list[dict[str, Any]] = []
+    times, books = [], {}
+    for came_at, frame in frames(RAW / "coinbaseexchange" / "20210417_5syms.txt"):
         if frame["type"] == "snapshot":
             rows = [("bid", *row) for row in frame["bids"]] + [("offer", *row) for row in frame["asks"]]
             kind, at = "snapshot", "1970-01-01T00:00:00Z"
         elif frame["type"] == "l2update":
             rows = [({"buy": "bid", "sell": "offer"}[side], *row) for side, *row in frame["changes"]]
             kind, at = "update", frame["time"]
+            times.append(came_at)
         else:
             continue
         books[frame["product_id"]] = frame["product_id"].replace("-", "/")
@@ -183,7 +198,7 @@ def of_coinbase() -> Case:
             ex.handle_message(ex.client(url), orjson.loads(raw))
         return ex
 
-    return Case(feed, theirs, url, rest, rest, books)
+    return Case(feed, theirs, url, rest, times, rest, books)
 
 
 def of_kucoin() -> Case:
@@ -191,10 +206,11 @@ def of_kucoin() -> Case:
     snapshots = list(replies(folder / "20210425_5syms.snapshots.txt"))
     wires = [url.partition("symbol=")[2].partition("&")[0] for url, _ in snapshots]
     books = {wire: wire.replace("-", "/") for wire in wires}
-    updates = []
-    for frame in frames(folder / "20210425_5syms.ws.txt"):
+    updates, times = [], []
+    for came_at, frame in frames(folder / "20210425_5syms.ws.txt"):
         if frame.get("subject") == "trade.l2update":
             updates.append(json.dumps(frame, separators=(",", ":")).encode())
+            times.append(came_at)
 
     def feed() -> Feed:
         ours = KucoinFeed("kucoin", structlog.get_logger())
@@ -213,18 +229,20 @@ def of_kucoin() -> Case:
             book.reset(ex.parse_order_book(data, books[wire]) | {"nonce": int(data["sequence"])})
         return ex
 
-    return Case(feed, theirs, url, updates, updates, books)
+    return Case(feed, theirs, url, updates, times, updates, books)
 
 
 def of_binance() -> Case:
-    books, depth, updates, theirs_updates = {"BTCUSDT": "BTC/USDT"}, b"", [], []
+    books, depth = {"BTCUSDT": "BTC/USDT"}, b""
+    updates, times, theirs_updates = [], [], []
     with gzip.open(RAW / "binance" / "spot_btcusdt_20240808.gz") as lines:
         for line in lines:
-            raw = line.partition(b" ")[2].strip()
+            stamp, _, raw = line.strip().partition(b" ")
             if raw.startswith(b'{"lastUpdateId"'):
                 depth = raw
             elif b"@depth" in raw[:40]:
                 updates.append(raw)
+                times.append(int(stamp))
                 theirs_updates.append(orjson.dumps(orjson.loads(raw)["data"]))
 
     def feed() -> Feed:
@@ -242,7 +260,7 @@ def of_binance() -> Case:
         book.reset(ex.parse_order_book(data, "BTC/USDT") | {"nonce": data["lastUpdateId"]})
         return ex
 
-    return Case(feed, theirs, url, updates, theirs_updates, books)
+    return Case(feed, theirs, url, updates, times, theirs_updates, books)
 
 
 CASES = {"coinbase": of_coinbase, "kraken": of_kraken, "kucoin": of_kucoin, "binance": of_binance}
@@ -251,14 +269,14 @@ CASES = {"coinbase": of_coinbase, "kraken": of_kraken, "kucoin": of_kucoin, "bin
 # --- Measuring --------------------------------------------------------------------------------------
 
 
-def time_chunks(take: Callable[[bytes], Any], updates: list[bytes]) -> list[int]:
+def time_chunks(take: Callable[[int, bytes], Any], times: list[int], updates: list[bytes]) -> list[int]:
     """Return CPU ns of *take* for each CHUNK of the updates, in order."""
     taken = []
     for start in range(0, len(updates), CHUNK):
-        chunk = updates[start : start + CHUNK]
+        chunk = list(zip(times[start : start + CHUNK], updates[start : start + CHUNK], strict=True))
         began = time.process_time_ns()
-        for raw in chunk:
-            take(raw)
+        for came_at, raw in chunk:
+            take(came_at, raw)
         taken.append(time.process_time_ns() - began)
     return taken
 
@@ -266,20 +284,20 @@ def time_chunks(take: Callable[[bytes], Any], updates: list[bytes]) -> list[int]
 def time_ours(case: Case) -> tuple[list[int], Feed]:
     """Return the CPU ns of our feed by chunk, and the feed with its books."""
     feed = case.feed()
-    on_frame, ts = feed.on_frame, time.time_ns()
-    return time_chunks(lambda raw: on_frame(ts, raw), case.updates), feed
+    return time_chunks(feed.on_frame, case.times, case.updates), feed
 
 
 def time_theirs(case: Case) -> tuple[list[int], Any]:
     """Return the CPU ns of ccxt.pro by chunk, and its exchange with its books."""
     ex = case.theirs()
     client, handle, loads = ex.client(case.url), ex.handle_message, orjson.loads
-    return time_chunks(lambda raw: handle(client, loads(raw)), case.their_updates), ex
+    return time_chunks(lambda _, raw: handle(client, loads(raw)), case.times, case.their_updates), ex
 
 
 def best_us(rounds: list[list[int]], count: int) -> float:
-    """Return us per message when each chunk takes what it took in its best round: noise only adds."""
-    return sum(map(min, zip(*rounds, strict=True))) / count / 1000
+    """Return us per message when each chunk takes what it took in its best round."""
+    best: int = sum(map(min, zip(*rounds, strict=True)))
+    return round(best / count / 1000, 2)
 
 
 def are_equal(case: Case, feed: Feed, ex: Any) -> bool:
@@ -300,23 +318,30 @@ async def measure(name: str, rounds: int) -> dict[str, Any]:
     ours: list[list[int]] = []
     theirs: list[list[int]] = []
     equal = True
-    for _ in range(rounds):
-        taken, feed = time_ours(case)
-        ours.append(taken)
-        taken, ex = time_theirs(case)
-        theirs.append(taken)
+    for number in range(rounds):
+        if number % 2:
+            (their, ex), (our, feed) = time_theirs(case), time_ours(case)
+        else:
+            (our, feed), (their, ex) = time_ours(case), time_theirs(case)
+        ours.append(our)
+        theirs.append(their)
         equal = equal and are_equal(case, feed, ex)
         await ex.close()
-    ours_us, theirs_us = best_us(ours, len(case.updates)), best_us(theirs, len(case.updates))
+    count = len(case.updates)
+    ratios = [sum(their) / sum(our) for our, their in zip(ours, theirs, strict=True)]
     return {
         "exchange": name,
-        "messages": len(case.updates),
-        "ours_us": round(ours_us, 2),
-        "ccxt_us": round(theirs_us, 2),
-        "ratio": round(theirs_us / ours_us, 2),
+        "messages": count,
+        "rounds": rounds,
+        "ours_us": round(median(map(sum, ours)) / count / 1000, 2),
+        "ccxt_us": round(median(map(sum, theirs)) / count / 1000, 2),
+        "ratio": round(median(ratios), 2),
+        "spread": [round(min(ratios), 2), round(max(ratios), 2)],
         "aim": AIMS[name],
+        "best_us": [best_us(ours, count), best_us(theirs, count)],
         "skipped": feed.tally.skipped,
         "gaps": feed.tally.gaps,
+        "checksums_ok": sum(stream.checksums_ok for stream in feed.tally.streams.values()),
         "equal": equal,
     }
 
@@ -324,7 +349,7 @@ async def measure(name: str, rounds: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="CPU per message of our connectors and of ccxt.pro's")
     parser.add_argument("--exchange", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))

@@ -3,11 +3,12 @@
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tickerml.exchanges.audit import Audit, Audits, Finding
-from tickerml.exchanges.watch import Watch
+from tickerml.exchanges.watch import Channels, Watch
 from tickerml.kernel import (
     NS_PER_S,
     BookDelta,
@@ -142,6 +143,69 @@ def test_a_silent_book_is_told_once_until_it_speaks_again() -> None:
     assert watch.silence("A", 3 * NS_PER_S) == 0
     watch.speak("A", 3 * NS_PER_S)
     assert watch.silence("A", 6 * NS_PER_S) == 3 * NS_PER_S
+
+
+def missed(channels: Channels, watch: Watch, now_s: float) -> list[tuple[str, str, float]]:
+    """Return what is missed at *now_s*, while every book speaks."""
+    now = int(now_s * NS_PER_S)
+    watch.speak("A", now)
+    return [(each.wire, each.channel, each.silent_ns / NS_PER_S) for each in channels.missed(watch, now)]
+
+
+def spoken(pause_s: float, times: int, after_s: float = 60.0) -> Channels:
+    """Return the channels of one book whose trades came *times* times, *pause_s* apart, from 0 s on."""
+    channels = Channels(after_s)
+    for number in range(times):
+        assert not channels.speak("A", "trade", int(number * pause_s * NS_PER_S))
+    return channels
+
+
+def test_trades_that_stop_while_the_book_goes_on_are_missed_once_until_they_come_again() -> None:
+    watch, channels = Watch(["A"], stale_s=30.0, now=0), spoken(2.0, 11)  # the last at 20 s
+
+    assert missed(channels, watch, 79.9) == []
+    assert missed(channels, watch, 80.0) == [("A", "trade", 60.0)]
+    assert missed(channels, watch, 90.0) == []
+    assert channels.speak("A", "trade", 95 * NS_PER_S) == 75 * NS_PER_S
+    assert channels.speak("A", "trade", 96 * NS_PER_S) == 0
+
+
+def test_a_channel_is_missed_by_its_own_rhythm() -> None:
+    watch, channels = Watch(["A"], stale_s=30.0, now=0), spoken(40.0, 11)  # the last at 400 s
+
+    assert missed(channels, watch, 599.0) == []
+    assert missed(channels, watch, 600.0) == [("A", "trade", 200.0)]
+
+
+def test_a_market_that_has_become_quieter_is_not_missed_over_and_over() -> None:
+    watch, channels = Watch(["A"], stale_s=30.0, now=0), spoken(2.0, 11)
+
+    assert missed(channels, watch, 100.0)
+    channels.speak("A", "trade", 120 * NS_PER_S)
+
+    assert missed(channels, watch, 120 + 300.0) == []
+
+
+@pytest.mark.parametrize(("pause_s", "times"), [(2.0, 10), (0.5, 1000)])
+def test_what_has_no_rhythm_yet_is_not_missed(pause_s: float, times: int) -> None:
+    watch, channels = Watch(["A"], stale_s=30.0, now=0), spoken(pause_s, times)
+
+    assert missed(channels, watch, 10_000.0) == []
+
+
+def test_nothing_is_missed_where_the_book_is_silent_too_or_the_connection_is_new() -> None:
+    watch, channels = Watch(["A"], stale_s=30.0, now=0), spoken(2.0, 11)
+
+    assert channels.missed(watch, 100 * NS_PER_S) == []
+    channels.begin(100 * NS_PER_S)
+    assert missed(channels, watch, 159.0) == []
+    assert missed(channels, watch, 160.0) == [("A", "trade", 60.0)]
+
+
+def test_no_channel_is_missed_where_none_shall_be() -> None:
+    watch = Watch(["A"], stale_s=30.0, now=0)
+
+    assert missed(spoken(2.0, 100, after_s=0.0), watch, 10_000.0) == []
 
 
 def test_a_book_that_stays_crossed_is_wrong_and_one_that_uncrosses_is_not() -> None:

@@ -6,9 +6,10 @@ from operator import itemgetter
 
 import pytest
 
-from tests.exchanges.campaign import Campaign
+from tests.exchanges.campaign import BEGAN, Campaign
 from tests.exchanges.connectors import CONNECTORS
 from tickerml.kernel import (
+    NS_PER_S,
     BookCrossed,
     FeedLost,
     Message,
@@ -89,6 +90,21 @@ def test_nothing_is_filled_on_a_book_in_doubt() -> None:
     for fill in fills:
         kept = states[fill.symbol]
         assert kept[bisect_right(kept, fill.ts_event, key=itemgetter(0)) - 1][1], fill
+
+
+@pytest.mark.parametrize("exchange", CONNECTORS)
+def test_where_trades_die_every_subscriber_still_has_the_book(exchange: str) -> None:
+    campaign = Campaign([exchange], seed=1, rate=0.5, faults_per_hour=0.001)
+    campaign.timeline.run(BEGAN + 10 * NS_PER_S)
+    wire = campaign.clients[0].wire
+    assert FAULTS["trades"].strike(wire)
+    for _ in range(30):
+        for name in wire.markets:
+            wire.update(name)
+
+    kinds = {frame.kind for connection in wire.connections for frame in connection.outbox}
+    assert "book" in kinds
+    assert "trade" not in kinds
 
 
 class Lie(Fault):

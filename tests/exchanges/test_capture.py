@@ -335,6 +335,62 @@ def test_a_connection_made_again_was_lost_and_its_books_wait_for_their_snapshots
 # --- Files that are not what they should be ---------------------------------------------------------
 
 
+def coinbase(number: int, wire: str, kind: str, *changes: tuple[str, str, str]) -> str:
+    levels = [
+        {"side": side, "event_time": "2023-11-14T22:13:20Z", "price_level": price, "new_quantity": quantity}
+        for side, price, quantity in changes
+    ]
+    event = {"type": kind, "product_id": wire, "updates": levels}
+    return json.dumps(
+        {
+            "channel": "l2_data",
+            "client_id": "",
+            "timestamp": "2023-11-14T22:13:20Z",
+            "sequence_num": number,
+            "events": [event],
+        },
+        separators=(",", ":"),
+    )
+
+
+WHOLE = ("bid", "99.5", "1"), ("offer", "101", "1")
+
+
+def test_connections_of_one_time_are_numbered_each_for_itself_and_counted_together(tmp_path: Path) -> None:
+    btc = write(
+        tmp_path / "btc.txt",
+        f"{S}.1: {coinbase(0, 'BTC-USD', 'snapshot', *WHOLE)}",
+        f"{S}.3: {coinbase(1, 'BTC-USD', 'update', ('bid', '99.5', '2'))}",
+    )
+    eth = write(
+        tmp_path / "eth.txt",
+        f"{S}.2: {coinbase(0, 'ETH-USD', 'snapshot', *WHOLE)}",
+        f"{S}.4: {coinbase(1, 'ETH-USD', 'update', ('bid', '99.5', '2'))}",
+    )
+
+    events = replay(btc, eth)
+
+    [summary] = messages_of(events, FeedSummarized)
+    assert (summary.messages, summary.gaps, summary.books, summary.valid_books) == (4, 0, 2, 2)
+    assert {symbol: count.parsed for symbol, count in summary.streams.items() if symbol} == {
+        "BTC/USD": 2,
+        "ETH/USD": 2,
+    }
+
+
+def test_a_connection_is_carried_over_into_the_file_that_goes_on(tmp_path: Path) -> None:
+    first = write(tmp_path / "1.txt", f"{S}.1: {coinbase(0, 'BTC-USD', 'snapshot', *WHOLE)}")
+    second = write(
+        tmp_path / "2.txt",
+        f"{S}.2: {coinbase(1, 'BTC-USD', 'update', ('bid', '99.5', '2'))}",
+        f"{S}.3: {coinbase(3, 'BTC-USD', 'update', ('bid', '99.5', '3'))}",
+    )
+
+    [summary] = messages_of(replay(first, second), FeedSummarized)
+
+    assert (summary.messages, summary.gaps, summary.valid_books) == (3, 1, 0)
+
+
 def test_no_files_is_a_configuration_error() -> None:
     with pytest.raises(ConfigError, match="exchange-capture files: expected at least one capture"):
         open_capture()

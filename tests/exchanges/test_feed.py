@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tickerml.exchanges.binance_sync import DepthSync, DepthUpdate
-from tickerml.exchanges.feed import Feed, Offset, Tally, level, nearest_ticks, pack, units
+from tickerml.exchanges.decimals import level, nearest_ticks, pack, pack_json, units
+from tickerml.exchanges.feed import Feed, Offset, Tally
 from tickerml.exchanges.limits import Bucket, Rate
 from tickerml.exchanges.symbols import (
     concatenated,
@@ -175,6 +177,41 @@ def test_decimal_text_is_ticks_and_lots_to_the_last_digit(ticks: int, lots: int)
 
     assert level(BTC, price, quantity) == (ticks, lots)
     assert list(levels(pack([(price, quantity)], BTC))) == [(ticks, lots)]
+
+
+NUMBER = st.decimals(0, 10**12, allow_nan=False, places=6).map(str) | st.sampled_from(
+    ["0", "0.00000000", "61824.00000000", "-1.00", "1e2", "x", "", "00012.50", "85899345.93", "9" * 25]
+)
+
+
+@given(st.lists(st.tuples(NUMBER, NUMBER), max_size=5), st.sampled_from([(",", ":"), (", ", ": ")]))
+def test_a_side_read_at_once_is_the_side_read_number_by_number(
+    side: list[tuple[str, str]], separators: tuple[str, str]
+) -> None:
+    def outcome(read: Callable[[], bytes]) -> bytes | str:
+        try:
+            return read()
+        except MalformedMessage as error:
+            return str(error)
+
+    raw = json.dumps(side, separators=separators).encode()
+
+    assert outcome(lambda: pack_json(raw, BTC)) == outcome(lambda: pack(side, BTC))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**34), st.integers(0, 2**34)), min_size=1))
+def test_a_side_on_the_grid_is_its_ticks_and_lots(side: list[tuple[int, int]]) -> None:
+    texts = [[f"{p // 100}.{p % 100:02d}000000", f"{q // 10**5}.{q % 10**5:05d}"] for p, q in side]
+
+    assert list(levels(pack_json(json.dumps(texts, separators=(",", ":")).encode(), BTC))) == side
+
+
+@pytest.mark.parametrize(
+    "raw", [b"[[1.5,2.0]]", b'[["1"]]', b'[["1","2","3"]]', b'{"1":"2"}', b"[[", b"null"]
+)
+def test_what_is_no_side_of_a_book_is_malformed(raw: bytes) -> None:
+    with pytest.raises(MalformedMessage, match="malformed frame"):
+        pack_json(raw, BTC)
 
 
 @pytest.mark.parametrize("text", ["", "x", "nan", "1e400", "0.001", "-0.01", "99999999999999999999"])

@@ -228,7 +228,9 @@ def test_a_row_that_goes_back_in_time_is_counted_and_left_out(tmp_path: Path) ->
 
     assert len(paid(messages)) == 2
     assert isinstance(messages[-1], FeedEnded)
-    assert messages[-1].skipped == 2
+    assert (messages[-1].messages, messages[-1].skipped) == (4, 2)
+    [summary] = [message for message in messages if isinstance(message, FeedSummarized)]
+    assert (summary.reasons, summary.streams["BTC/USDT-PERP"].parsed) == ({"time went back": 2}, 2)
 
 
 def test_it_goes_on_from_where_a_state_was_taken(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from tickerml.kernel import (
     BookCrossed,
     BookResynced,
     BookSnapshot,
+    ChannelLost,
+    ChannelResumed,
     ChecksumFailed,
     FeedConnected,
     FeedLost,
@@ -228,6 +230,38 @@ def test_a_connection_that_only_looks_alive_is_given_up(exchange: str, fault: st
     session = play(exchange, lambda session: strike_and_recover(session, fault), **quick)
 
     assert session.marks()[:3] == ["FeedConnected", "FeedLost", "FeedConnected"]
+
+
+@pytest.mark.parametrize("exchange", ["coinbase", "kraken", "kucoin"])
+def test_trades_that_die_alone_are_said_and_come_back_with_a_new_connection(exchange: str) -> None:
+    async def trade_until(session: Session, is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            session.update(3)
+            await session.server.sent()
+            await session.until_said(FeedSummarized)
+
+    async def scenario(session: Session) -> None:
+        await session.until_true()
+        moments: set[int] = set()
+
+        def is_known() -> bool:
+            moments.add(len(session.of(Trade)))
+            return len(moments) > 30
+
+        await trade_until(session, is_known)
+        session.server.strike("trades", exchange)
+        await trade_until(session, lambda: bool(session.of(ChannelLost)))
+        await trade_until(session, lambda: bool(session.of(ChannelResumed)))
+        await session.until_true()
+
+    session = play(exchange, scenario, channel_after_s=0.3, summary_s=0.02)
+
+    lost, resumed = session.of(ChannelLost)[0], session.of(ChannelResumed)[0]
+    assert (lost.channel, lost.symbol in session.symbols) == ("trade", True)
+    assert lost.silent_ms >= 300
+    assert lost.reason.startswith(f"no trade of {lost.symbol} for ")
+    assert session.of(FeedLost)[0].reason == lost.reason
+    assert resumed.silent_ms > lost.silent_ms
 
 
 @exchanges

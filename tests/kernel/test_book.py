@@ -185,3 +185,11 @@ def test_a_passport_says_how_old_the_book_is_and_how_long_ago_it_missed_somethin
 
     book.apply_snapshot(message(BookSnapshot, [(99, 1)], [(101, 1)], seq=12))  # at 32, from 22
     assert book.passport(40) == Passport(BookState.VALID, age_ns=8, gap_ns=15, latency_ns=10)
+
+
+def test_a_book_is_heard_of_once_anything_was_said_of_it_its_gap_too():
+    unheard, gone, known = (OrderBook("test", "BTC/USDT") for _ in range(3))
+    gone.distrust(5)
+    known.apply_snapshot(BookSnapshot(1, 1, "test", "BTC/USDT", 1, b"", b""))
+
+    assert [book.is_heard_of for book in (unheard, gone, known)] == [False, True, True]

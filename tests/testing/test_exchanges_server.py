@@ -4,8 +4,10 @@ import asyncio
 import gzip
 import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -116,7 +118,7 @@ def test_a_fault_that_has_nothing_to_break_says_so(kraken):
 
 def test_every_fault_says_what_it_does():
     assert [name for name, text in described() if not text.endswith(".")] == []
-    assert len(FAULTS) == 16
+    assert len(FAULTS) == 17
 
 
 # --- Sockets ----------------------------------------------------------------------------------------
@@ -249,6 +251,31 @@ def test_markets_go_on_by_themselves_where_they_are_let() -> None:
         assert firsts[1:] == [last + 1 for last in lasts[:-1]]
 
     serve(scenario, "binanceus", symbols=["BTC/USD"])
+
+
+def test_what_happens_happens_at_its_moment_and_not_in_bursts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Time:
+        now = 0.0
+
+        def time(self) -> float:
+            return self.now
+
+        async def sleep(self, seconds: float) -> None:
+            self.now += max(seconds, 1e-6)
+            if self.now > 1:
+                raise asyncio.CancelledError
+
+    clock, server = Time(), ExchangeServer("kraken", symbols=["BTC/USD"])
+    seams = SimpleNamespace(get_running_loop=lambda: clock, sleep=clock.sleep)
+    monkeypatch.setattr("tickerml.testing.exchanges.server.asyncio", seams)
+    moments: list[float] = []
+    monkeypatch.setattr(server.wires["kraken"], "update", lambda name: moments.append(clock.now))
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(server.run(rate=500.0))
+
+    assert 400 < len(moments) < 600
+    assert max(Counter(moments).values()) <= 2  # two may come within a microsecond
 
 
 # --- Recordings -------------------------------------------------------------------------------------

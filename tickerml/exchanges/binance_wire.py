@@ -27,7 +27,8 @@ from tickerml.kernel import (
 )
 
 from .binance_sync import DepthSync, DepthUpdate
-from .feed import Feed, Market, decoded, level, nearest_ticks, pack, path_of, query_of, units
+from .decimals import level, nearest_ticks, pack_json, units
+from .feed import Feed, Market, decoded, path_of, query_of
 from .symbols import PERPETUAL, concatenated, to_concatenated
 
 # --- Instruments ----------------------------------------------------------------------------------
@@ -205,7 +206,6 @@ def parse_funding_info(raw: bytes) -> dict[str, FundingTerms]:
 # Bounds keep a corrupt number from travelling on as one that no codec can carry.
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 _Millis = Annotated[int, msgspec.Meta(ge=0, le=9_000_000_000_000)]  # the year 2255
-_Levels = list[tuple[str, str]]
 _NOTHING = msgspec.Raw(b"")
 
 
@@ -220,8 +220,8 @@ class _Depth(msgspec.Struct):
     E: _Millis
     U: _Number
     u: _Number
-    b: _Levels
-    a: _Levels
+    b: msgspec.Raw
+    a: msgspec.Raw
     pu: _Number | None = None  # of futures alone
 
 
@@ -256,8 +256,8 @@ class _MarkPrice(msgspec.Struct, gc=False):
 
 class _RestDepth(msgspec.Struct):
     last_update_id: _Number = msgspec.field(name="lastUpdateId")
-    bids: _Levels
-    asks: _Levels
+    bids: msgspec.Raw
+    asks: msgspec.Raw
     E: _Millis = 0
 
 
@@ -292,7 +292,7 @@ def parse_depth(data: bytes, instrument: Instrument, ts_recv: int) -> DepthUpdat
     prior = depth.U - 1 if depth.pu is None else depth.pu
     if not prior < depth.u:
         raise MalformedMessage(f"malformed frame: expected {prior} < u, was {depth.u}")
-    bids, asks = pack(depth.b, instrument), pack(depth.a, instrument)
+    bids, asks = pack_json(bytes(depth.b), instrument), pack_json(bytes(depth.a), instrument)
     delta = BookDelta(
         ts_recv, depth.E * NS_PER_MS, instrument.exchange, instrument.symbol, depth.u, bids, asks
     )
@@ -377,8 +377,8 @@ def parse_snapshot(raw: bytes, instrument: Instrument, ts_recv: int) -> BookSnap
         instrument.exchange,
         instrument.symbol,
         depth.last_update_id,
-        pack(depth.bids, instrument),
-        pack(depth.asks, instrument),
+        pack_json(bytes(depth.bids), instrument),
+        pack_json(bytes(depth.asks), instrument),
     )
 
 

@@ -13,7 +13,8 @@ Two archive formats are read, plain or gzipped, told apart by their first lines:
 Whose frames they are is told by their content too (capture_formats.py). The bare depth reply
 of the first names no symbol: it belongs to the one symbol of its file. All files are merged
 by receive time, so REST replies may lie in a file of their own, and books are carried over
-from a file to the one that continues it. A connection made again is one that was lost before.
+from a file to the one that continues it. Where frames are numbered by connection, a file that
+begins while another goes on is another connection. One made again is one that was lost before.
 
 Nothing is skipped in silence. Each line is one input: it is yielded, messages or none,
 and counted as a message, a skipped message with its reason, or a mark. A file that
@@ -59,7 +60,7 @@ from tickerml.kernel import (
 
 from .binance_wire import SpotFeed
 from .capture_formats import FORMATS, recognise
-from .feed import Feed
+from .feed import Feed, Tally
 from .times import seconds_to_ns
 
 _SUMMARY_LINES = 10_000
@@ -148,6 +149,8 @@ class _File:
                 "an exchange not named here cannot be read"
             )
         self.exchange, self.feed = found.exchange, found.feed
+        self.is_numbered = found.is_numbered_by_connection
+        self.is_read = False  # to its end
         self.symbols, self.wires = self._symbols(lines)
 
     def _symbols(
@@ -183,7 +186,7 @@ class _File:
 
     def lines(self, index: int) -> Iterator[_Line]:
         """Yield every line, as file number *index*, at a time that never goes back."""
-        ts, whole = self.first_ts, 0
+        ts, whole, self.is_read = self.first_ts, 0, False
         with self._open() as stream:
             try:
                 for line in stream:
@@ -194,6 +197,7 @@ class _File:
                         raise EOFError
                     whole += 1
                     yield ts, index, url, text
+                self.is_read = True
             except _DAMAGE as error:
                 raise CaptureError(
                     f"cannot read {self.path} to its end: expected a whole file, was damaged after line "
@@ -225,11 +229,23 @@ class Capture:
         self.marks = 0
         self._summarized = -1
         self._connections: set[tuple[int, bytes]] = set()  # number of the file, URL
-        kinds = [(name, file.feed) for name, file in zip(self._names, self._files, strict=True)]
-        self._feeds: dict[tuple[str, type[Feed]], Feed] = {
-            (name, feed): feed(name, self._ctx.log) for name, feed in kinds
-        }
-        self._feed_of = [self._feeds[kind] for kind in kinds]
+        self._feeds: list[Feed] = []
+        self._feed_of: dict[int, Feed] = {}  # by number of the file
+
+    def _feed(self, index: int) -> Feed:
+        if index not in self._feed_of:
+            self._feed_of[index] = self._free_feed(self._names[index], self._files[index])
+        return self._feed_of[index]
+
+    def _free_feed(self, name: str, file: _File) -> Feed:
+        # The feed of the files that *file* belongs with, or one of its own.
+        for feed in self._feeds:
+            if feed.exchange == name and type(feed) is file.feed:
+                others = [self._files[index] for index, its in self._feed_of.items() if its is feed]
+                if not file.is_numbered or all(other.is_read for other in others):
+                    return feed
+        self._feeds.append(file.feed(name, self._ctx.log))
+        return self._feeds[-1]
 
     def events(self) -> Iterator[tuple[int, Sequence[Message]]]:
         """
@@ -259,7 +275,7 @@ class Capture:
         yield ts, [*self._summaries(ts), FeedEnded(ts, self._ctx.plugin, self._count, self._skipped)]
 
     def _read(self, ts: int, index: int, url: str | None, text: bytes) -> list[Message]:
-        feed = self._feed_of[index]
+        feed = self._feed(index)
         if url is None:
             return self._read_mark(feed, ts, index, text)
         if url:
@@ -299,15 +315,20 @@ class Capture:
 
     @property
     def _count(self) -> int:
-        return sum(feed.tally.messages for feed in self._feeds.values())
+        return sum(feed.tally.messages for feed in self._feeds)
 
     @property
     def _skipped(self) -> int:
-        return sum(feed.tally.skipped for feed in self._feeds.values())
+        return sum(feed.tally.skipped for feed in self._feeds)
 
     def _summaries(self, ts: int) -> list[Message]:
         self._summarized = self._count
-        return [feed.summary(ts) for feed in self._feeds.values()]
+        totals: dict[str, Tally] = {}
+        for feed in self._feeds:
+            total = totals.setdefault(feed.exchange, Tally())
+            total.clock_offset_ns = feed.summary(ts).clock_offset_ns
+            _add(total, feed.tally)
+        return [total.summary(ts, exchange) for exchange, total in totals.items()]
 
     def summarize(self) -> Sequence[Message]:
         """Return what has been seen so far, unless it has just been said."""
@@ -318,6 +339,17 @@ class Capture:
 
     def restore(self, state: bytes) -> None:
         self._position = msgspec.msgpack.decode(state, type=_State).position
+
+
+def _add(total: Tally, tally: Tally) -> None:
+    for symbol, count in tally.streams.items():
+        into = total.count(symbol)
+        for name in count.__struct_fields__:
+            setattr(into, name, getattr(into, name) + getattr(count, name))
+    for reason, times in tally.reasons.items():
+        total.reasons[reason] = total.reasons.get(reason, 0) + times
+    total.books += tally.books
+    total.valid_books += tally.valid_books
 
 
 @hookimpl

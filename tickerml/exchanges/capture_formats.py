@@ -29,6 +29,11 @@ class Format(NamedTuple):
     feed: type[Feed]
     sign: re.Pattern[bytes]
 
+    @property
+    def is_numbered_by_connection(self) -> bool:
+        """Whether frames carry the numbers of their connection, so that two cannot be read as one."""
+        return self.feed is CoinbaseFeed
+
 
 def _format(exchange: str, feed: type[Feed], sign: bytes) -> Format:
     return Format(exchange, feed, re.compile(sign))

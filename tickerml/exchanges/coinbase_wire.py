@@ -19,14 +19,12 @@ channels, "match"; Exchange API, "Get product trades", on what side means.
 """
 
 from collections.abc import Iterable
-from struct import Struct
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from tickerml.kernel import (
     UNIT,
-    BookDelta,
     BookSnapshot,
     BookState,
     Instrument,
@@ -36,9 +34,11 @@ from tickerml.kernel import (
     SequenceGap,
     Side,
     Trade,
+    pack_levels,
 )
 
-from .feed import Feed, Market, decoded, level, path_of, reader, units
+from .decimals import level, off_grid, units
+from .feed import Feed, Market, decoded, path_of
 from .keeper import Keeper
 from .symbols import dashed, to_dashed
 from .times import rfc3339_to_ns
@@ -53,10 +53,9 @@ _FINEST_LOT = UNIT // 10**8
 _CENTS = {"BTC/USD", "ETH/USD", "BTC/USDT", "ETH/USDT"}
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-_Levels = list[tuple[str, str]]  # price, quantity
 _AGGRESSORS = {"BUY": Side.SELL, "SELL": Side.BUY, "buy": Side.SELL, "sell": Side.BUY}
 _BIDS = frozenset({"bid", "buy"})
-_pack = Struct("<qq").pack
+_RESYNCING = BookState.RESYNCING
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -124,15 +123,6 @@ def parse_products(raw: bytes, exchange: str, ts_recv: int) -> dict[str, Instrum
 # --- What both feeds share --------------------------------------------------------------------------
 
 
-class _StreamSync(Keeper):
-    # A book whose changes have no number of their own: whether one is missing is seen by the feed.
-
-    __slots__ = ()
-
-    def on_delta(self, delta: BookDelta) -> list[Message]:
-        return [] if self.book.state is BookState.RESYNCING else self._changed(delta)
-
-
 class _CoinbaseFeed(Feed):
     def __init__(self, exchange: str, log: Any, **settings: Any) -> None:
         """
@@ -149,7 +139,7 @@ class _CoinbaseFeed(Feed):
         return to_dashed(symbol)
 
     def _sync(self, instrument: Instrument, was_whole: bool) -> Keeper:
-        return _StreamSync(instrument.exchange, instrument.symbol, was_whole=was_whole)
+        return Keeper(instrument.exchange, instrument.symbol, was_whole=was_whole)
 
     def _unlisted(self, wire: str) -> Instrument:
         return _instrument(self.exchange, wire, 0, _Product())
@@ -167,26 +157,31 @@ class _CoinbaseFeed(Feed):
         time: str,
         is_snapshot: bool,
         number: int,
-        rows: Iterable[tuple[str, str, str]],
+        changes: Iterable["_Update | _Change"],
     ) -> list[Message]:
-        # Give a book its snapshot or update: side, price, quantity.
-        instrument, sync = market.instrument, market.sync
-        price, size = reader(instrument.tick_size), reader(instrument.lot_size)
-        bids: list[bytes] = []
-        asks: list[bytes] = []
+        # Give a book its snapshot or update.
+        sync: Keeper = market.sync
+        prices, sizes = market.prices, market.sizes
+        bids: list[tuple[int, int]] = []
+        asks: list[tuple[int, int]] = []
         try:
-            for side, at, quantity in rows:
-                (bids if side in _BIDS else asks).append(_pack(price(at), size(quantity)))
-            head = ts_recv, rfc3339_to_ns(time), self.exchange, instrument.symbol, number
-            if is_snapshot:
-                messages = sync.on_snapshot(BookSnapshot(*head, b"".join(bids), b"".join(asks)))
-            else:
-                messages = sync.on_delta(BookDelta(*head, b"".join(bids), b"".join(asks)))
-        except (ValueError, OverflowError) as error:
-            malformed = MalformedMessage(f"number off the grid: {instrument.symbol}: {error}")
-            messages = self._unread(market, ts_recv, malformed)
+            for each in changes:
+                pair = prices[each.price_level], sizes[each.new_quantity]
+                (bids if each.side in _BIDS else asks).append(pair)
+            ts_event = rfc3339_to_ns(time)
         except MalformedMessage as error:
-            messages = self._unread(market, ts_recv, error)
+            return self._unread(market, ts_recv, error)
+        except (ValueError, OverflowError) as error:
+            return self._unread(market, ts_recv, off_grid(market.instrument, error))
+        if is_snapshot:
+            sides = pack_levels(bids), pack_levels(asks)
+            symbol = market.instrument.symbol
+            whole = BookSnapshot(ts_recv, ts_event, self.exchange, symbol, number, *sides)
+            messages = sync.on_snapshot(whole)
+        elif sync.book.state is _RESYNCING:
+            return []
+        else:
+            messages = sync.on_next(ts_recv, ts_event, number, bids, asks)
         return messages if market.is_announced else self._announced(market, ts_recv, messages)
 
     def _trade(
@@ -326,10 +321,13 @@ class CoinbaseFeed(_CoinbaseFeed):
         except _UNREADABLE as error:
             return self._other(ts_recv, error, raw)
         number = frame.sequence_num
-        if number == self._next_number:
-            self._next_number = number + 1
-            return self._read_events(ts_recv, frame)
-        if (gaps := self._numbered(ts_recv, number)) is None:
+        if number != self._next_number:
+            return self._out_of_step(ts_recv, frame)
+        self._next_number = number + 1
+        return self._read_events(ts_recv, frame)
+
+    def _out_of_step(self, ts_recv: int, frame: _Frame) -> list[Message]:
+        if (gaps := self._numbered(ts_recv, frame.sequence_num)) is None:
             return []
         try:
             return gaps + self._read_events(ts_recv, frame)
@@ -364,10 +362,10 @@ class CoinbaseFeed(_CoinbaseFeed):
     def _books(self, ts_recv: int, frame: _BookFrame) -> list[Message]:
         messages: list[Message] = []
         for event in frame.events:
-            market, is_snapshot = self._market(event.product_id), event.type == "snapshot"
-            time = event.updates[-1].event_time if event.updates and not is_snapshot else frame.timestamp
-            rows = [(each.side, each.price_level, each.new_quantity) for each in event.updates]
-            messages += self._keep(market, ts_recv, time, is_snapshot, frame.sequence_num, rows)
+            market, updates = self._market(event.product_id), event.updates
+            is_snapshot = event.type == "snapshot"
+            time = updates[-1].event_time if updates and not is_snapshot else frame.timestamp
+            messages += self._keep(market, ts_recv, time, is_snapshot, frame.sequence_num, updates)
         return messages
 
     def _trades(self, ts_recv: int, frame: _TradeFrame) -> list[Message]:
@@ -408,16 +406,22 @@ class CoinbaseFeed(_CoinbaseFeed):
 # --- The Exchange feed ------------------------------------------------------------------------------
 
 
+class _Change(msgspec.Struct, gc=False, array_like=True):
+    side: Literal["buy", "sell"]
+    price_level: str
+    new_quantity: str
+
+
 class _Snapshot(msgspec.Struct, gc=False, tag_field="type", tag="snapshot"):
     product_id: str
-    bids: _Levels
-    asks: _Levels
+    bids: list[tuple[str, str]]
+    asks: list[tuple[str, str]]
     time: str = ""
 
 
 class _L2Update(msgspec.Struct, gc=False, tag_field="type", tag="l2update"):
     product_id: str
-    changes: list[tuple[Literal["buy", "sell"], str, str]]
+    changes: list[_Change]
     time: str = ""
 
 
@@ -491,12 +495,12 @@ class ExchangeFeed(_CoinbaseFeed):
 
     def _book(self, market: Market, ts_recv: int, frame: _L2Update | _Snapshot) -> list[Message]:
         is_snapshot, number = isinstance(frame, _Snapshot), market.sync.book.seq + 1
-        rows: list[tuple[str, str, str]]
         if isinstance(frame, _Snapshot):
-            rows = [("buy", *row) for row in frame.bids] + [("sell", *row) for row in frame.asks]
+            changes = [_Change("buy", *row) for row in frame.bids]
+            changes += [_Change("sell", *row) for row in frame.asks]
         else:
-            rows = [*frame.changes]
-        return self._keep(market, ts_recv, frame.time, is_snapshot, number, rows)
+            changes = frame.changes
+        return self._keep(market, ts_recv, frame.time, is_snapshot, number, changes)
 
     def _match(self, market: Market, ts_recv: int, frame: _Match | _LastMatch) -> list[Message]:
         number, symbol = frame.trade_id, market.instrument.symbol

@@ -14,8 +14,6 @@ BookSync, which keeps the book in step by the exchange's own rule.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,7 +30,6 @@ from tickerml.kernel import (
     ChecksumFailed,
     FeedSummarized,
     FundingUpdated,
-    Grid,
     Instrument,
     MalformedMessage,
     Message,
@@ -41,20 +38,19 @@ from tickerml.kernel import (
     SequenceGap,
     StreamCount,
     Trade,
-    pack_levels,
-    to_units,
 )
+
+from .decimals import steps_of
 
 _T = TypeVar("_T")
 
-_INT64 = 2**63
 _NEVER = 2**63  # ns, and more than any latency
 _OFFSET_NS = 60 * NS_PER_S  # a clock is measured over the last one to two of these
 _TIMED = frozenset({BookDelta, Trade, Quote, FundingUpdated})
 _NOTED = frozenset({SequenceGap, ChecksumFailed, BookCrossed, BookSnapshot, BookResynced})
 
 
-# --- Numbers on the wire ----------------------------------------------------------------------------
+# --- Frames and URLs ---------------------------------------------------------------------------------
 
 
 def decoded(decoder: msgspec.json.Decoder[_T], raw: bytes | msgspec.Raw) -> _T:
@@ -63,88 +59,6 @@ def decoded(decoder: msgspec.json.Decoder[_T], raw: bytes | msgspec.Raw) -> _T:
         return decoder.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedMessage(f"malformed frame: {error}") from None
-
-
-def text_of(raw: msgspec.Raw) -> str:
-    """Return a JSON number, or a string of one, as the text that was sent: no digit is lost."""
-    return bytes(raw).decode(errors="replace").strip('"')
-
-
-@lru_cache(maxsize=1024)
-def reader(step: int) -> Callable[[str], int]:
-    """
-    Return what reads decimal text as whole steps of a grid, 1e-12 units each; it remembers what it has read.
-
-    It raises ValueError or OverflowError for what is off the grid, negative or too large for 64 bits.
-    """
-    parse = Grid(step).parse
-
-    @lru_cache(maxsize=8192)  # most prices, and the quantity 0, come again and again
-    def read(text: str) -> int:
-        steps = parse(text)
-        if not 0 <= steps < _INT64:
-            raise ValueError(f"expected 0 to 2**63 steps, was {text[:40]}")
-        return steps
-
-    return read
-
-
-def level(instrument: Instrument, price: str, quantity: str) -> tuple[int, int]:
-    """Return decimal text as (ticks, lots). Raises: MalformedMessage: off the grid, negative or too large."""
-    try:
-        return reader(instrument.tick_size)(price), reader(instrument.lot_size)(quantity)
-    except (ValueError, OverflowError) as error:
-        raise MalformedMessage(f"number off the grid: {instrument.symbol}: {error}") from None
-
-
-def pack(levels: list[tuple[str, str]], instrument: Instrument) -> bytes:
-    """
-    Return (price, quantity) pairs of decimal text as the packed levels of a book message.
-
-    Raises: MalformedMessage: one is off the grid, negative or too large.
-    """
-    price, quantity = reader(instrument.tick_size), reader(instrument.lot_size)
-    try:
-        return pack_levels([(price(p), quantity(q)) for p, q in levels])
-    except (ValueError, OverflowError) as error:
-        raise MalformedMessage(f"number off the grid: {instrument.symbol}: {error}") from None
-
-
-def nearest_ticks(instrument: Instrument, price: str) -> int:
-    """
-    Return *price*, which need not be on the grid (a mark, an index), in whole ticks; "" is 0.
-
-    Raises: MalformedMessage: no decimal number, or too large.
-    """
-    try:
-        ticks = round(float(price or "0") * UNIT / instrument.tick_size)
-    except (ValueError, OverflowError):
-        ticks = -1
-    if not 0 <= ticks < _INT64:
-        raise MalformedMessage(
-            f"number off the grid: {instrument.symbol}: expected a price, was {price[:40]!r}"
-        )
-    return ticks
-
-
-def units(text: str, bits: int = 63) -> int:
-    """
-    Return decimal *text* of any length (a rate) in units of 1e-12, rounded; "" is 0.
-
-    Args:
-        bits: that it may have; more than 63 do not travel, and are for what is divided first.
-    Raises: MalformedMessage: no decimal number, or too large.
-    """
-    try:
-        found = to_units(text or "0")
-    except ValueError:
-        try:
-            found = round(float(text) * UNIT)  # more than 12 decimals
-        except (ValueError, OverflowError):
-            found = 1 << bits
-    if abs(found) >= 1 << bits:
-        raise MalformedMessage(f"malformed frame: expected a decimal number, was {text[:40]!r}")
-    return found
 
 
 def path_of(url: str) -> str:
@@ -302,12 +216,13 @@ class BookSync(Protocol):
 class Market:
     """One symbol: what it is, its book, and what was seen of it."""
 
-    __slots__ = ("count", "instrument", "is_announced", "sync", "wire")
+    __slots__ = ("count", "instrument", "is_announced", "prices", "sizes", "sync", "wire")
 
     def __init__(self, wire: str, instrument: Instrument, sync: Any, count: Count) -> None:
         self.wire = wire
         self.instrument = instrument
         self.is_announced = False
+        self.prices, self.sizes = steps_of(instrument.tick_size), steps_of(instrument.lot_size)
         self.sync = sync  # a BookSync of the exchange's own, which knows what its own update is
         self.count = count
 
@@ -386,21 +301,22 @@ class Feed(ABC):
 
     def on_frame(self, ts_recv: int, raw: bytes) -> list[Message]:
         """Take one frame; return what to publish."""
-        self._counting, self._error = self._unnamed, None
+        self._counting = unnamed = self._unnamed
+        self._error = None
         try:
             messages = self._frame(ts_recv, raw)
         except MalformedMessage as error:
             self._error, messages = error, []
-        counting, offset = self._counting, self._offset
+        counting = self._counting
         counting.messages += 1
         if self._error:
             self._skip(self._error, raw)
-        if counting is not self._unnamed:
+        if counting is not unnamed:
             self.spoke_at = ts_recv
         for message in messages:
             kind = type(message)
             if kind in _TIMED:
-                ts_event: int = message.ts_event  # type: ignore[attr-defined]
+                offset, ts_event = self._offset, message.ts_event  # type: ignore[attr-defined]
                 if ts_event and (ts_recv - ts_event < offset.least or ts_recv >= offset.until):
                     offset.see(ts_recv, ts_event)
             elif kind in _NOTED:

@@ -42,7 +42,8 @@ from tickerml.kernel import (
 )
 
 from . import krakenfutures_wire, kucoinfutures_wire
-from .feed import Tally, decoded, text_of, units
+from .decimals import text_of, units
+from .feed import Tally, decoded
 from .kucoin_wire import data_of
 from .limits import Pace, Rate
 from .session import Backoff, fetch

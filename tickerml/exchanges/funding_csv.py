@@ -26,6 +26,7 @@ from tickerml.kernel import (
     Context,
     ExchangeSpec,
     FeedEnded,
+    FeedSummarized,
     FundingUpdated,
     Message,
     Options,
@@ -33,6 +34,9 @@ from tickerml.kernel import (
     to_units,
 )
 
+from .feed import Tally
+
+_BACK = "time went back"
 _HEADER = ["Symbol", "Date", "Funding Rate"]
 
 
@@ -112,29 +116,36 @@ class FundingCsv:
         self._ctx = ctx
         self._files = options.files
         self._position = 0
-        self._left_out = 0
+        self._tallies: dict[str, Tally] = {}  # by exchange
 
     def events(self) -> Iterator[tuple[int, Sequence[Message]]]:
         """
-        Yield (ts, [FundingUpdated]) row by row, then once more at the end.
+        Yield (ts, [FundingUpdated]) row by row, then once more at the end with what was counted.
 
         Raises: CaptureError: a file cannot be read; everything before that has been yielded.
         """
-        ts, number, start = 0, 0, self._position
-        self._left_out = 0
+        ts, start = 0, self._position
+        self._tallies = {}
         for number, funding in enumerate(heapq.merge(*map(self._rows, self._files), key=_due), 1):
             ts = funding.ts_recv
             if number > start:
                 self._position = number
                 yield ts, [funding]
-        yield ts, [FeedEnded(ts, self._ctx.plugin, number, self._left_out)]
+        tallies = self._tallies.items()
+        read, left_out = (sum(getattr(each, what) for _, each in tallies) for what in ("messages", "skipped"))
+        ended = FeedEnded(ts, self._ctx.plugin, read, left_out)
+        yield ts, [*(tally.summary(ts, exchange) for exchange, tally in tallies), ended]
 
     def _rows(self, file: FundingFile) -> Iterator[FundingUpdated]:
         last = 0
+        tally = self._tallies.setdefault(file.exchange, Tally())
+        count = tally.count(file.symbol)
         for ts, rate, line in read_rows(Path(file.path).expanduser(), file.utc_offset_h):
+            count.messages += 1
             if ts <= last:
-                self._left_out += 1
-                error = f"time went back: {file.path} at line {line}"
+                count.skipped += 1
+                tally.reasons[_BACK] = tally.reasons.get(_BACK, 0) + 1
+                error = f"{_BACK}: {file.path} at line {line}"
                 self._ctx.log.warning("feed.frame_skipped", exchange=file.exchange, error=error)
                 continue
             last = ts
@@ -162,7 +173,7 @@ def tickerml_exchanges() -> list[ExchangeSpec]:
             id="exchange-funding-csv",
             factory=FundingCsv,
             options=FundingCsvOptions,
-            publishes=(FundingUpdated, FeedEnded),
+            publishes=(FundingUpdated, FeedSummarized, FeedEnded),
             summary="plays funding histories from CSV files whose clock is stated",
         )
     ]

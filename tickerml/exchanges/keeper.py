@@ -1,5 +1,8 @@
 """What every keeper of a book does alike: say a gap once, a crossing once, and that a book is whole again."""
 
+from collections.abc import Sequence
+from struct import Struct
+
 from tickerml.kernel import (
     BookCrossed,
     BookDelta,
@@ -9,7 +12,13 @@ from tickerml.kernel import (
     Message,
     OrderBook,
     SequenceGap,
+    pack_levels,
 )
+
+Pairs = Sequence[tuple[int, int]]  # (price, quantity) in ticks and lots
+
+_VALID = BookState.VALID
+_pack = Struct("<qq").pack
 
 
 class Keeper:
@@ -47,6 +56,28 @@ class Keeper:
         if delta.seq <= book.seq or book.state is BookState.RESYNCING:
             return []
         return self.on_missing(delta.ts_recv, delta.seq)
+
+    def on_next(self, ts_recv: int, ts_event: int, seq: int, bids: Pairs, asks: Pairs) -> list[Message]:
+        """
+        Take the levels of the update that comes next; return it as a BookDelta.
+
+        Only for a book that waits for no snapshot. It saves a delta that is at hand as numbers from
+        being packed and unpacked again; each quantity is below 2**63.
+        """
+        book, packed_bids, packed_asks = self.book, b"", b""
+        if bids:
+            packed_bids = _pack(*bids[0]) if len(bids) == 1 else pack_levels(bids)
+            book.bids.change(bids)
+        if asks:
+            packed_asks = _pack(*asks[0]) if len(asks) == 1 else pack_levels(asks)
+            book.asks.change(asks)
+        book.state = _VALID  # a silent book speaks again
+        book.seq, book.ts_event, book.ts_recv = seq, ts_event, ts_recv
+        delta = BookDelta(ts_recv, ts_event, book.exchange, book.symbol, seq, packed_bids, packed_asks)
+        bid, ask = book.bids.keys, book.asks.keys
+        if self._was_crossed or (bid and ask and bid[-1] + ask[-1] >= 0):
+            return [delta, *self._crossed(ts_recv)]
+        return [delta]
 
     def on_missing(self, ts_recv: int, was: int) -> list[Message]:
         """Say that an update did not come, or is unreadable; *was* is the number that came, 0 if unknown."""

@@ -22,7 +22,7 @@ The numbers of snapshots and deltas (seq) are our own count: Kraken has none.
 Source: Kraken API center, "Book checksum (WebSocket v1)" and "(WebSocket v2)".
 """
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Sequence
 from struct import Struct
 from typing import Protocol
@@ -31,7 +31,6 @@ from zlib import crc32
 import msgspec
 
 from tickerml.kernel import (
-    UNIT,
     BookDelta,
     BookSide,
     BookSnapshot,
@@ -43,6 +42,7 @@ from tickerml.kernel import (
     Message,
 )
 
+from .decimals import decimals_of
 from .keeper import Keeper
 
 _TOP = 10  # levels of each side that the checksum covers
@@ -84,8 +84,8 @@ class _Texts(dict[bytes, tuple[int, bytes]]):
     # The text of a number -> how many steps of a grid it is, and its digits for the checksum.
 
     def __init__(self, step: int) -> None:
-        self._grid = Grid(step)
-        self._decimals = next((k for k in range(13) if step * 10**k == UNIT), -1)
+        self._parse = Grid(step).parse
+        self._decimals = decimals_of(step)
 
     def __missing__(self, text: bytes) -> tuple[int, bytes]:
         number = text.strip(b'"')
@@ -93,7 +93,8 @@ class _Texts(dict[bytes, tuple[int, bytes]]):
         digits = whole + fraction
         if not digits.isdigit():
             raise ValueError(f"expected a decimal number, was {text[:40]!r}")
-        steps = int(digits) if len(fraction) == self._decimals else self._grid.parse(number.decode())
+        places = self._decimals - len(fraction)
+        steps = int(digits) * 10**places if places >= 0 else self._parse(number.decode())
         if steps >= _INT64:
             raise ValueError(f"expected less than 2**63 steps, was {text[:40]!r}")
         if len(self) >= _REMEMBERED:
@@ -104,21 +105,23 @@ class _Texts(dict[bytes, tuple[int, bytes]]):
 
 class _Side(BookSide):
     # One side of the book that keeps the digits of its levels, and those of the ten best joined.
-    __slots__ = ("_digits", "_prices", "_sizes", "joined")
+    __slots__ = ("_digits", "_prices", "_sizes", "crc", "joined")
 
     def __init__(self, sign: int, prices: _Texts, sizes: _Texts) -> None:
         super().__init__(sign)
         self._prices = prices
         self._sizes = sizes
-        self._digits: dict[int, bytes] = {}  # key -> of its price and quantity
+        self._digits: list[bytes] = []  # of the price and the quantity of each of keys, in their order
         self.joined = b""
+        self.crc = 0
 
     def clear(self) -> None:
         super().clear()
         self._digits.clear()
         self.joined = b""
+        self.crc = 0
 
-    def change(self, levels: Sequence[Level], depth: int) -> bytes:
+    def take(self, levels: Sequence[Level], depth: int) -> bytes:
         # Make the changes and cut to *depth*; return them packed, what was cut as deletions.
         sign, keys, quantities, digits = self._sign, self.keys, self.quantities, self._digits
         prices, sizes = self._prices, self._sizes
@@ -130,27 +133,33 @@ class _Side(BookSide):
             quantity, quantity_digits = sizes[bytes(level.qty)]
             packed += _pack(price, quantity)
             key = sign * price
-            if quantity:
-                if price not in quantities:
-                    insort(keys, key)
+            at = bisect_left(keys, key)
+            if not quantity:
+                if quantities.pop(price, None) is None:
+                    continue
+                del keys[at], digits[at]
+            elif price in quantities:
                 quantities[price] = quantity
-                digits[key] = price_digits + quantity_digits
-            elif quantities.pop(price, None) is not None:
-                del keys[bisect_left(keys, key)], digits[key]
+                digits[at] = price_digits + quantity_digits
+            else:
+                quantities[price] = quantity
+                keys.insert(at, key)
+                digits.insert(at, price_digits + quantity_digits)
             if key > best:
                 best = key
         if best >= tenth:
-            self.joined = b"".join(map(digits.__getitem__, keys[: -_TOP - 1 : -1]))
+            self.joined = b"".join(digits[: -_TOP - 1 : -1])
+            self.crc = crc32(self.joined)
         if len(keys) > depth:
             packed += self._cut(len(keys) - depth)
         return packed
 
     def _cut(self, extra: int) -> bytes:
-        worst = self.keys[:extra]
-        del self.keys[:extra]
-        for key in worst:
-            del self.quantities[self._sign * key], self._digits[key]
-        return b"".join([_pack(self._sign * key, 0) for key in worst])
+        prices = [self._sign * key for key in self.keys[:extra]]
+        del self.keys[:extra], self._digits[:extra]
+        for price in prices:
+            del self.quantities[price]
+        return b"".join([_pack(price, 0) for price in prices])
 
 
 class ChecksumSync(Keeper):
@@ -179,11 +188,12 @@ class ChecksumSync(Keeper):
         book = self.book
         self._bids.clear()
         self._asks.clear()
-        bids, asks = self._change(whole)
+        bids, asks = self._take(whole)
         if whole.checksum is not None and self._crc() != whole.checksum:
             return self._failed(ts_recv, whole.checksum)
         snapshot = BookSnapshot(ts_recv, ts_event, book.exchange, book.symbol, book.seq + 1, bids, asks)
-        self._stamp(snapshot)
+        book.state = _VALID
+        book.seq, book.ts_event, book.ts_recv = snapshot.seq, ts_event, ts_recv
         return [snapshot, *self._crossed(ts_recv), *self._resynced(ts_recv)]
 
     def on_update(self, ts_recv: int, ts_event: int, update: Update) -> list[Message]:
@@ -197,34 +207,30 @@ class ChecksumSync(Keeper):
             return []
         if (checksum := update.checksum) is None:
             raise MalformedMessage("malformed frame: expected a checksum with an update, was none")
-        bids, asks = self._change(update)
+        bids, asks = self._take(update)
         if self._crc() != checksum:
             return self._failed(ts_recv, checksum)
         delta = BookDelta(ts_recv, ts_event, book.exchange, book.symbol, book.seq + 1, bids, asks)
-        self._stamp(delta)
+        book.state = _VALID  # a silent book speaks again
+        book.seq, book.ts_event, book.ts_recv = delta.seq, ts_event, ts_recv
         bid, ask = self._bids.keys, self._asks.keys
         if self._was_crossed or (bid and ask and bid[-1] + ask[-1] >= 0):
             return [delta, *self._crossed(ts_recv)]
         return [delta]
 
-    def _change(self, update: Update) -> tuple[bytes, bytes]:
+    def _take(self, update: Update) -> tuple[bytes, bytes]:
         bids, asks = update.bids, update.asks
         try:
             return (
-                self._bids.change(bids, self.depth) if bids else b"",
-                self._asks.change(asks, self.depth) if asks else b"",
+                self._bids.take(bids, self.depth) if bids else b"",
+                self._asks.take(asks, self.depth) if asks else b"",
             )
         except (ValueError, OverflowError) as error:
             raise MalformedMessage(f"number off the grid: {self.book.symbol}: {error}") from None
 
     def _crc(self) -> int:
-        return crc32(self._bids.joined, crc32(self._asks.joined))
+        return crc32(self._bids.joined, self._asks.crc)
 
     def _failed(self, ts_recv: int, checksum: int) -> list[Message]:
         self.on_lost()
         return [ChecksumFailed(ts_recv, self.book.exchange, self.book.symbol, checksum, self._crc())]
-
-    def _stamp(self, message: BookSnapshot | BookDelta) -> None:
-        book = self.book
-        book.state = _VALID  # a silent book speaks again
-        book.seq, book.ts_event, book.ts_recv = message.seq, message.ts_event, message.ts_recv

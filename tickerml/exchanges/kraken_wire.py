@@ -34,7 +34,8 @@ from tickerml.kernel import (
     Trade,
 )
 
-from .feed import Feed, Market, decoded, level, path_of, units
+from .decimals import level, units
+from .feed import Feed, Market, decoded, path_of
 from .kraken_sync import ChecksumSync, Update
 from .symbols import kraken, to_kraken_v1
 from .times import rfc3339_to_ns, seconds_to_ns

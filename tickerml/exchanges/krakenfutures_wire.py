@@ -44,7 +44,8 @@ from tickerml.kernel import (
     pack_levels,
 )
 
-from .feed import Feed, Market, decoded, level, nearest_ticks, path_of, text_of, units
+from .decimals import level, nearest_ticks, text_of, units
+from .feed import Feed, Market, decoded, path_of
 from .keeper import Keeper
 from .symbols import PERPETUAL, kraken, to_kraken_v1
 

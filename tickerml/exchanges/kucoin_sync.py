@@ -24,9 +24,9 @@ and its updates are kept to be joined to it.
 from collections import deque
 from typing import NamedTuple
 
-from tickerml.kernel import BookDelta, BookSnapshot, BookState, Message, levels, pack_levels
+from tickerml.kernel import BookSnapshot, BookState, Message, levels
 
-from .keeper import Keeper
+from .keeper import Keeper, Pairs
 
 _BUFFERED = 6_000  # updates; a snapshot that comes later than that is asked for again
 _ENOUGH = 50  # levels of a side that ends at its snapshot; with fewer a new one is wanted
@@ -35,9 +35,6 @@ _NO_CEILING = 2**63
 
 #: One level: ticks, its total lots now, and the number of the change.
 Change = tuple[int, int, int]
-
-
-Levels = list[tuple[int, int]]
 
 
 class LevelUpdate(NamedTuple):
@@ -94,27 +91,19 @@ class KucoinSync(Keeper):
         """Whether an update that begins with *first* may be given to on_next(): nothing is amiss."""
         return first == self.book.seq + 1 and not self._wants_more and self.book.state is BookState.VALID
 
-    def on_next(self, ts_recv: int, ts_event: int, last: int, bids: Levels, asks: Levels) -> list[Message]:
-        """Take the levels of the update that comes next; return it as a BookDelta."""
-        if self._is_bounded:
-            bids = [level for level in bids if level[0] >= self._floor]
-            asks = [level for level in asks if level[0] <= self._ceiling]
-        book, packed_bids, packed_asks = self.book, b"", b""
-        # As OrderBook.apply_delta does, without what is known here: that the book is VALID.
+    def on_next(self, ts_recv: int, ts_event: int, seq: int, bids: Pairs, asks: Pairs) -> list[Message]:
+        """As a Keeper's, without the levels that the book cannot vouch for."""
+        if not self._is_bounded:
+            return Keeper.on_next(self, ts_recv, ts_event, seq, bids, asks)
+        floor, ceiling = self._floor, self._ceiling
         if bids:
-            packed_bids = pack_levels(bids)
-            book.bids.apply(packed_bids)
+            bids = [pair for pair in bids if pair[0] >= floor]
         if asks:
-            packed_asks = pack_levels(asks)
-            book.asks.apply(packed_asks)
-        book.seq, book.ts_event, book.ts_recv = last, ts_event, ts_recv
-        if self._is_bounded and not self._wants_more:
+            asks = [pair for pair in asks if pair[0] <= ceiling]
+        messages = Keeper.on_next(self, ts_recv, ts_event, seq, bids, asks)
+        if not self._wants_more:
             self._wants_more = self._is_thin()
-        delta = BookDelta(ts_recv, ts_event, book.exchange, book.symbol, last, packed_bids, packed_asks)
-        bid, ask = book.bids.keys, book.asks.keys
-        if self._was_crossed or (bid and ask and bid[-1] + ask[-1] >= 0):
-            return [delta, *self._crossed(ts_recv)]
-        return [delta]
+        return messages
 
     def on_rest(self, snapshot: BookSnapshot, depth: int) -> list[Message]:
         """

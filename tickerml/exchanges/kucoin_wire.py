@@ -28,8 +28,9 @@ from tickerml.kernel import (
 )
 
 from . import symbols
-from .feed import Feed, Market, decoded, level, path_of, query_of
-from .kucoin_sync import Change, KucoinSync, Levels, LevelUpdate
+from .decimals import level, off_grid
+from .feed import Feed, Market, decoded, path_of, query_of
+from .kucoin_sync import Change, KucoinSync, LevelUpdate
 
 # Bounds keep a corrupt number from travelling on as one that no codec can carry.
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -159,11 +160,6 @@ def _is_dear(prices: Iterable[str | None]) -> bool:
     return first.partition(".")[0].lstrip("0") != ""
 
 
-def _levels(changes: list[tuple[str, str, int]], instrument: Instrument) -> Levels:
-    # Those of an update that is new as a whole, so that the numbers of its changes say no more.
-    return [level(instrument, price, size) for price, size, _ in changes if price != "0"]
-
-
 def _traded(match: _Data, instrument: Instrument, ts_recv: int) -> list[Message]:
     aggressor = _SIDES.get(match.side)
     if aggressor is None or match.price is None or match.size is None:
@@ -273,6 +269,7 @@ class KucoinFeed(Feed):
     def __init__(self, exchange: str, log: Any, **how: Any) -> None:
         """As Feed."""
         super().__init__(exchange, log, **how)
+        self._topics: dict[str, Market] = {}
         self._dear: dict[str, None] = {}  # wires that no listing named and that cost 1 or more
 
     def symbol_of(self, wire: str) -> str:
@@ -299,10 +296,9 @@ class KucoinFeed(Feed):
         data, subject = frame.data, frame.subject
         if data is None or subject not in _SUBJECTS:
             return self._other(frame, raw)
-        wire = frame.topic.partition(":")[2]
-        if wire not in self._markets:
-            self._notice(wire, data)
-        market = self._market(wire)
+        if (market := self._topics.get(frame.topic)) is None:
+            market = self._enter(frame.topic, data)
+        self._counting = market.count
         if subject == _UPDATE:
             messages = self._on_update(ts_recv, market, data)
         elif subject == _MATCH:
@@ -311,10 +307,15 @@ class KucoinFeed(Feed):
             messages = _quoted(data, market.instrument, ts_recv)
         return messages if market.is_announced else self._announced(market, ts_recv, messages)
 
-    def _notice(self, wire: str, data: _Data) -> None:
-        changes = data.changes or _Changes()
-        if _is_dear((data.bid, data.price, *(each[0] for each in (*changes.bids, *changes.asks)))):
-            self._dear[wire] = None
+    def _enter(self, topic: str, data: _Data) -> Market:
+        # The market of a topic that is new.
+        wire = topic.partition(":")[2]
+        if wire not in self._markets:
+            changes = data.changes or _Changes()
+            if _is_dear((data.bid, data.price, *(each[0] for each in (*changes.bids, *changes.asks)))):
+                self._dear[wire] = None
+        market = self._topics[topic] = self._market(wire)
+        return market
 
     def _on_update(self, ts_recv: int, market: Market, update: _Data) -> list[Message]:
         sync: KucoinSync = market.sync
@@ -323,14 +324,28 @@ class KucoinFeed(Feed):
             if changes is None or update.last < update.first:
                 raise MalformedMessage("malformed frame: expected changes and sequenceStart <= sequenceEnd")
             if sync.follows(update.first):
-                bids = _levels(changes.bids, instrument) if changes.bids else []
-                asks = _levels(changes.asks, instrument) if changes.asks else []
-                return sync.on_next(ts_recv, _ms(update), update.last, bids, asks)
+                return self._on_next(ts_recv, market, update, changes)
             bid_changes, ask_changes = (_changes(side, instrument) for side in (changes.bids, changes.asks))
             late = LevelUpdate(update.first, update.last, _ms(update), bid_changes, ask_changes)
             return sync.on_update(late, ts_recv)
+        except (ValueError, OverflowError) as error:
+            return self._unread(market, ts_recv, off_grid(instrument, error))
         except MalformedMessage as error:
             return self._unread(market, ts_recv, error)
+
+    @staticmethod
+    def _on_next(ts_recv: int, market: Market, update: _Data, changes: _Changes) -> list[Message]:
+        # An update that is new as a whole, so that the numbers of its changes say no more.
+        prices, sizes = market.prices, market.sizes
+        bids, asks = [], []
+        for price, size, _ in changes.bids:
+            if price != "0":
+                bids.append((prices[price], sizes[size]))
+        for price, size, _ in changes.asks:
+            if price != "0":
+                asks.append((prices[price], sizes[size]))
+        messages: list[Message] = market.sync.on_next(ts_recv, _ms(update), update.last, bids, asks)
+        return messages
 
     def _other(self, frame: _Frame, raw: bytes) -> list[Message]:
         # An answer to what we sent, or a channel that we did not ask for.

@@ -39,7 +39,8 @@ from tickerml.kernel import (
     pack_levels,
 )
 
-from .feed import Feed, Market, decoded, level, nearest_ticks, path_of, query_of, text_of, units
+from .decimals import level, nearest_ticks, text_of, units
+from .feed import Feed, Market, decoded, path_of, query_of
 from .kucoin_sync import Change, KucoinSync, LevelUpdate
 from .kucoin_wire import data_of, parse_envelope
 from .symbols import PERPETUAL

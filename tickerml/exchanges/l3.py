@@ -35,7 +35,8 @@ from tickerml.kernel import (
     Side,
 )
 
-from .feed import Feed, Market, decoded, level, path_of, query_of, text_of
+from .decimals import level, text_of
+from .feed import Feed, Market, decoded, path_of, query_of
 from .keeper import Keeper
 from .kraken_wire import DEPTH, KrakenFeed
 from .l3_book import L3Book

@@ -11,10 +11,10 @@ new snapshot and nothing else: the connection stays up and the other books stay 
                   └─ for each book that needs a snapshot, at most one request at a time
 
 A snapshot comes from REST, or is sent on the socket when asked, or comes with a new
-connection: the exchange's Venue says which. Four things are watched at every beat: books
-that have gone silent, a connection on which only heartbeats come, books that stay
-crossed, and, where REST numbers its books as the socket does, whether a book is still the
-exchange's (audit.py).
+connection: the exchange's Venue says which. Five things are watched at every beat: books
+that have gone silent, trades and quotes that have while their book goes on, a connection on
+which only heartbeats come, books that stay crossed, and, where REST numbers its books as the
+socket does, whether a book is still the exchange's (audit.py).
 """
 
 import asyncio
@@ -32,6 +32,8 @@ from tickerml.kernel import (
     BookResynced,
     BookSnapshot,
     BookStale,
+    ChannelLost,
+    ChannelResumed,
     ChecksumFailed,
     ConfigError,
     Context,
@@ -39,6 +41,7 @@ from tickerml.kernel import (
     FeedError,
     FeedLost,
     FeedSummarized,
+    FundingUpdated,
     Instrument,
     MalformedMessage,
     Message,
@@ -53,7 +56,7 @@ from .feed import Tally
 from .limits import Pace
 from .session import Backoff, Closed, Received, Session, fetch
 from .venue import Request, Socket, Venue
-from .watch import Watch
+from .watch import Channels, Watch
 
 #: What every live exchange may publish.
 PUBLISHES: tuple[type[Message], ...] = (
@@ -67,6 +70,8 @@ PUBLISHES: tuple[type[Message], ...] = (
     SequenceGap,
     ChecksumFailed,
     BookStale,
+    ChannelLost,
+    ChannelResumed,
     BookResynced,
     BookCrossed,
     FeedSummarized,
@@ -77,6 +82,7 @@ _REQUESTS_AT_ONCE = 4
 _SETTLED_NS = 60 * NS_PER_S
 _ANSWER_S = 10.0  # may pass before a book that the socket brings is there
 _UNANSWERED = 3  # renewals of one book after which the connection is given up
+_CHANNELS: dict[type[Message], str] = {Trade: "trade", Quote: "quote", FundingUpdated: "funding"}
 _INBOX = 10_000  # frames; when we are slower than the exchange, the socket waits, not the memory
 
 Symbols = Annotated[
@@ -97,6 +103,15 @@ class LiveOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True
         float,
         msgspec.Meta(gt=0, description="Seconds without a depth update after which a book is called stale."),
     ] = 30.0
+    channel_after_s: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0,
+            description="Seconds without a trade, or a quote, of a pair whose book goes on, after which that"
+            " channel is called lost and the connection made anew; longer where they are always far apart."
+            " 0 for never.",
+        ),
+    ] = 120.0
     silent_after_s: Annotated[
         float,
         msgspec.Meta(
@@ -223,6 +238,7 @@ class LiveFeed:
         self._wires = wires
         self._wire_of = {symbol: wire for wire, symbol in wires.items()}
         self._watch = Watch(wires, self._options.stale_after_s, now)
+        self._channels = Channels(self._options.channel_after_s)
         self._audits = Audits(wires, self._options.audit_s, now)
 
     def _new_session(self) -> Session:
@@ -269,6 +285,7 @@ class LiveFeed:
         return [*self._up(frame.ts_recv), *messages]
 
     def _heed(self, messages: list[Message]) -> list[Message]:
+        resumed: list[Message] = []
         for message in messages:
             if (wire := self._wire_of.get(getattr(message, "symbol", ""))) is None:
                 continue
@@ -278,6 +295,8 @@ class LiveFeed:
                 case BookSnapshot():
                     self._watch.speak(wire, message.ts_recv)
                     self._settle(wire, message.ts_recv)
+                case Trade() | Quote() | FundingUpdated():
+                    resumed += self._hear(wire, message)
                 case SequenceGap(symbol=symbol, expected=expected, was=was):
                     self._ctx.log.warning("feed.gap_seen", symbol=symbol, expected=expected, was=was)
                     self._ask_again(wire, message.ts_recv)
@@ -288,7 +307,17 @@ class LiveFeed:
                     self._watch.cross(wire, message.ts_recv)
                 case BookResynced():
                     self._ctx.log.info("feed.resynced", symbol=message.symbol, seq=message.seq)
-        return messages + self._judge(messages) if self._audits.is_open else messages
+        if self._audits.is_open:
+            return [*messages, *resumed, *self._judge(messages)]
+        return messages + resumed if resumed else messages
+
+    def _hear(self, wire: str, message: Trade | Quote | FundingUpdated) -> list[Message]:
+        channel = _CHANNELS[type(message)]
+        if not (silent_ns := self._channels.speak(wire, channel, message.ts_recv)):
+            return []
+        symbol, silent_ms = message.symbol, silent_ns // NS_PER_MS
+        self._ctx.log.info("feed.channel_resumed", symbol=symbol, channel=channel, silent_ms=silent_ms)
+        return [ChannelResumed(message.ts_recv, self._exchange, symbol, channel, silent_ms)]
 
     def _settle(self, wire: str, now: int) -> None:
         # The socket has brought a book; one that REST brings is settled by its reply.
@@ -300,6 +329,7 @@ class LiveFeed:
         # The first good frame, mostly the answer to our subscription: the feed is there.
         symbols = list(self._wires.values())
         self._is_up, self._is_lost, self._up_at = True, False, ts_recv
+        self._channels.begin(ts_recv)
         for wire in self._wires:
             if self._venue.snapshot(wire):
                 self._ask(wire, 0.0)
@@ -402,11 +432,26 @@ class LiveFeed:
                 messages.append(BookStale(now, self._exchange, symbol, silent_ns // NS_PER_MS))
             if self._watch.is_wrong(wire, self._feed.book(wire), now):
                 messages += self._heed(self._feed.distrust(now, wire))
+        messages += self._miss(now)
         # Heartbeats and pongs keep the session content; a feed that sends nothing else is dead.
         if now - max(self._feed.spoke_at, self._up_at) >= self._options.silent_after_s * NS_PER_S:
             self._spawn(self._session.give_up, f"no market data for {self._options.silent_after_s:g} s")
         elif wire := self._audits.turn(now):
             self._begin_audit(wire)
+        return messages
+
+    def _miss(self, now: int) -> list[Message]:
+        # Channels that died alone; nothing but a new connection brings them back on every exchange.
+        messages: list[Message] = []
+        for wire, channel, silent_ns, longest_ns in self._channels.missed(self._watch, now):
+            symbol, silent_ms = self._wires[wire], silent_ns // NS_PER_MS
+            reason = (
+                f"no {channel} of {symbol} for {silent_ns / NS_PER_S:.1f} s, of late for at most"
+                f" {longest_ns / NS_PER_S:.1f} s, while its book goes on"
+            )
+            self._ctx.log.warning("feed.channel_lost", symbol=symbol, channel=channel, reason=reason)
+            messages.append(ChannelLost(now, self._exchange, symbol, channel, silent_ms, reason))
+            self._spawn(self._session.give_up, reason)
         return messages
 
     def _begin_audit(self, wire: str) -> None:

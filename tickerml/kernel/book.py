@@ -11,6 +11,7 @@ is stale, resyncing or crossed is evidence of nothing.
 """
 
 from bisect import bisect_left, insort
+from collections.abc import Iterable
 
 from .messages import BookDelta, BookSnapshot, BookState, Passport, levels, pack_levels
 
@@ -31,8 +32,12 @@ class BookSide:
 
     def apply(self, packed: bytes) -> None:
         """Set each (price, quantity) of *packed*; a quantity of 0 deletes the level."""
+        self.change(levels(packed))
+
+    def change(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Set each (price, quantity) of *pairs*, in ticks and lots; a quantity of 0 deletes the level."""
         sign, keys, quantities = self._sign, self.keys, self.quantities
-        for price, quantity in levels(packed):
+        for price, quantity in pairs:
             if quantity:
                 if price not in quantities:
                     insort(keys, sign * price)

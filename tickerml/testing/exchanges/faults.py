@@ -15,6 +15,7 @@ from .kucoin import Kucoin
 from .wire import Connection, Frame, Reply, Wire
 
 _CHECKSUM = re.compile(r'("checksum":)(\d+)')
+_TRADES = ("trade", "aggTrade", "market_trades", "/market/match", "/contractMarket/execution")
 _REFUSED = 3  # requests in a row
 _HELD = 40  # frames
 _SKEW_NS = 7 * NS_PER_S
@@ -110,6 +111,17 @@ class Silence(Fault):
 
     def on_connection(self, connection: Connection) -> None:
         connection.is_silent = True
+
+
+class TradesDie(Fault):
+    """The exchange forgets who subscribed to trades, while books and all else go on."""
+
+    name = "trades"
+
+    def on_connection(self, connection: Connection) -> None:
+        for channel, wire in list(connection.subscribed):
+            if channel in _TRADES:
+                del connection.subscribed[channel, wire]
 
 
 class ErrorFrame(Fault):
@@ -247,6 +259,7 @@ FAULTS: dict[str, type[Fault]] = {
         HardAbort,
         MutedPong,
         Silence,
+        TradesDie,
         ErrorFrame,
         Garbage,
         Duplicate,

@@ -146,10 +146,8 @@ class KucoinConnection(Connection):
     def updated(self, market: Market, update: Update) -> None:
         wire = market.listing.wire
         if ("/market/match", wire) in self.subscribed:
-            for trade in update.prints:
-                self._say(
-                    "/market/match", wire, "trade.l3match", self._match(market, trade, update.last), "trade"
-                )
+            for seq, trade in enumerate(update.prints, update.first):  # each has a number of its own
+                self._say("/market/match", wire, "trade.l3match", self._match(market, trade, seq), "trade")
         if ("/market/level2", wire) in self.subscribed:
             data = self._level2(market, update)
             self._say("/market/level2", wire, "trade.l2update", data, "book", update.last)

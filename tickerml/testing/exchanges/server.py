@@ -37,7 +37,7 @@ EXCHANGES: dict[str, type[Wire]] = {
     for wire in (BinanceUS, Coinbase, Kraken, Kucoin, KrakenFutures, KucoinFutures, BinanceUSDM)
 }
 
-_TICK_S = 0.01  # how finely run() spreads what happens
+_TICK_S = 0.01  # how long run() rests at most
 _CLOSE_S = 2.0
 
 
@@ -130,7 +130,8 @@ class ExchangeServer:
                 if elapsed >= beaten + 1:
                     each.beat()
             beaten = int(elapsed)
-            await asyncio.sleep(_TICK_S)
+            rest = due - (loop.time() - began) if markets else _TICK_S
+            await asyncio.sleep(max(0.0, min(_TICK_S, rest)))
 
     @asynccontextmanager
     async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator["ExchangeServer"]:
