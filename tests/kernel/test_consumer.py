@@ -358,6 +358,26 @@ def test_a_checkpoint_is_where_it_stands_and_the_next_one_goes_on_from_it():
     assert again.phase is Phase.RUNNING
 
 
+@pytest.mark.parametrize(("size", "waits_s"), [(100, 1), (3 * 2**17, 3), (100 * 2**17, 8)])
+def test_the_larger_a_state_the_longer_until_the_next_checkpoint(monkeypatch, size, waits_s):
+    kernel = Kernel()
+    machine = kernel.running(checkpoint_s=1)
+    monkeypatch.setattr(machine._bus, "snapshot", lambda: bytes(size))
+    kernel.wires.now += NS_PER_S
+    machine.advance()
+
+    for waited_s in range(1, waits_s + 1):
+        assert len(checkpoints(kernel)) == 1, waited_s
+        kernel.wires.now += NS_PER_S + NS_PER_S // 1000  # a state is a little more than what is in it
+        machine.advance()
+
+    assert len(checkpoints(kernel)) == 2
+
+
+def checkpoints(kernel):
+    return kernel.wires.notes(control.CHECKPOINT, control.HostCheckpoint)
+
+
 def test_a_stop_is_obeyed_when_everything_that_arrived_was_taken():
     kernel = Kernel()
     machine = kernel.running()

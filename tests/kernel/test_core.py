@@ -182,6 +182,40 @@ def test_a_person_is_answered_when_the_halt_is_on_disk_and_not_before():
     assert world.of(HaltTrading)
 
 
+@pytest.mark.parametrize(
+    ("wants", "is_hurried"),
+    [
+        (control.HaltRequest("operator", "enough"), True),
+        (control.ResumeRequest("operator", "go on"), True),
+        (control.StatusRequest(), False),
+    ],
+)
+def test_the_disk_is_hurried_for_those_who_wait_for_it_and_for_nobody_else(monkeypatch, wants, is_hurried):
+    world = World()
+    world.commit()
+    hurried = []
+    monkeypatch.setattr(world.writer, "hurry", lambda: hurried.append(world.writer.backlog))
+
+    world.say(CLIENT, wants)
+    world.kernel.hand_over()
+    world.kernel.hand_over()
+
+    assert hurried == ([1] if is_hurried else [])
+
+
+def test_the_disk_is_hurried_for_a_host_that_reads_what_is_before_its_marker(monkeypatch):
+    world = World()
+    world.start_all()
+    world.commit()
+    hurried = []
+    monkeypatch.setattr(world.writer, "hurry", lambda: hurried.append(world.writer.backlog))
+
+    world.say(b"trade", control.SyncRequest("trade"))
+    world.kernel.hand_over()
+
+    assert hurried == [1]
+
+
 def test_while_the_disk_is_full_nothing_is_accepted_or_promised_and_then_it_goes_on():
     world = World()
     world.start_all()

@@ -22,7 +22,9 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from tickerml.kernel import StoreCorrupt, StoreError, StoreFull, codec
+from tickerml.kernel.core import BACKLOG_LIMIT
 from tickerml.kernel.journal import (
+    EARLY_BATCHES,
     Checkpoint,
     JournalReader,
     JournalWriter,
@@ -30,6 +32,7 @@ from tickerml.kernel.journal import (
     pack_record,
     unpack_record,
 )
+from tickerml.kernel.records import NO_DIGEST, checkpoint_digest
 from tickerml.testing.disk import Disk, Trouble
 
 EVERYTHING = 2**62
@@ -164,6 +167,33 @@ def test_everyone_who_waits_is_told_of_each_commit(tmp_path):
 
     assert told.wait(30)
     assert writer.committed == 3
+    writer.close()
+
+
+def test_whoever_waits_need_not_wait_for_company(tmp_path):
+    committed = threading.Semaphore(0)
+    writer = JournalWriter(tmp_path / "journal", map_mb=16, commit_ms=60_000, on_commit=committed.release)
+    writer.start()
+
+    for seq in (1, 2):
+        writer.append(frames_of(seq, seq), [], [])
+        writer.hurry()
+        assert committed.acquire(timeout=30)
+
+    assert writer.committed == 2
+    writer.close()
+
+
+def test_many_batches_do_not_wait_until_they_hold_up_the_inlet(tmp_path):
+    committed = threading.Event()
+    writer = JournalWriter(tmp_path / "journal", map_mb=16, commit_ms=60_000, on_commit=committed.set)
+    writer.start()
+
+    for seq in range(1, EARLY_BATCHES + 2):
+        writer.append(frames_of(seq, seq), [], [])
+
+    assert committed.wait(30)
+    assert EARLY_BATCHES <= BACKLOG_LIMIT // 2
     writer.close()
 
 
@@ -777,3 +807,7 @@ def test_a_clock_that_jumps_ahead_drops_nothing_that_is_still_hot(tmp_path):
     assert jumps == [10 * 365 * 86_400]
     with reading(path) as reader:
         assert reader.first() == 21
+
+
+def test_a_damaged_checkpoint_has_the_digest_of_none() -> None:
+    assert checkpoint_digest(b"trade", bytes(200)) == NO_DIGEST

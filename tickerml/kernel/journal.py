@@ -70,8 +70,9 @@ __all__ = [
 
 MIB = 2**20
 FIRST_MAP_MB = 64
+EARLY_BATCHES = 1_000  # so many are committed before commit_ms is over: more would hold up the inlet
 GROUP_FRAMES = 20_000  # frames in one transaction; more than that wait for the next
-RECORD_BYTES = 65_536  # of one record's frames; longer ones need runs of pages that are seldom free again
+RECORD_BYTES = 131_072  # of one record's frames; longer ones need runs of pages that are seldom free again
 RETRY_S = 1.0
 PRUNE_EVERY_NS = 60_000_000_000
 PRUNE_BITE = 64  # records dropped in one transaction
@@ -140,6 +141,7 @@ class JournalWriter:
         self._timed_at = 0  # on the monotonic clock, when the journal's time was last told
         self._prune_from = 0  # in the journal's time, when old data may be dropped again
         self._is_stopping = threading.Event()
+        self._is_hurried = threading.Event()  # ends the wait for company
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._open()
         self.committed = self._end.seq  # the last seq that is safe on disk
@@ -244,6 +246,12 @@ class JournalWriter:
     def append(self, frames: list[bytes], kept: list[bytes], checkpoints: list[Checkpoint]) -> None:
         """Queue *frames*, those of them to keep for good, and checkpoints of states after them."""
         self._queue.put(_Batch(frames, kept, checkpoints))
+        if self.backlog >= EARLY_BATCHES:
+            self.hurry()
+
+    def hurry(self) -> None:
+        """Commit what is queued now: somebody waits for it."""
+        self._is_hurried.set()
 
     @property
     def backlog(self) -> int:
@@ -254,6 +262,7 @@ class JournalWriter:
         """Commit what is queued, or try once, and end the thread; meta may be written again."""
         if self._thread.is_alive():
             self._is_stopping.set()
+            self.hurry()
             self._queue.put(None)
             self._thread.join()
 
@@ -275,7 +284,8 @@ class JournalWriter:
             if not self._held:
                 self._take(self._queue.get())
                 # Group commit: everything that arrives while waiting shares one sync.
-                self._is_stopping.wait(self._commit_s)
+                self._is_hurried.wait(self._commit_s)
+                self._is_hurried.clear()
             is_last = self._is_stopping.is_set()
             is_done = self.commit_pending()
             if is_last:

@@ -31,6 +31,8 @@ BURST = 256  # messages taken between two looks at the control socket
 PART_BYTES = 2**17  # of a state that is handed over
 PARTS_AHEAD = 8  # that may be under way at once
 PROGRESS_NS = NS_PER_S // 50
+CHECKPOINT_BYTES = 2**17  # a state that is larger waits longer for its next checkpoint, in proportion
+CHECKPOINT_STRETCH = 8  # and this many times checkpoint_s at most
 
 logger = structlog.get_logger()
 
@@ -141,6 +143,7 @@ class Machine:
         self._bursts = 0
         self._heartbeat_ns = int(welcome.settings.heartbeat_s * NS_PER_S)
         self._checkpoint_ns = int(welcome.settings.checkpoint_s * NS_PER_S)
+        self._checkpoint_size = 0  # of the last, bytes
         self._spoke_at = self._checkpoint_at = wires.monotonic()
         self._is_aside = False  # whether another process of this host is the one that publishes
         self._handover = 0  # the number of the handover in which the state goes out
@@ -305,11 +308,14 @@ class Machine:
         return None
 
     def _is_checkpoint_due(self) -> bool:
-        return self._wires.monotonic() - self._checkpoint_at >= self._checkpoint_ns
+        # A large state is written less often: the disk is to last.
+        stretch = min(max(1.0, self._checkpoint_size / CHECKPOINT_BYTES), CHECKPOINT_STRETCH)
+        return self._wires.monotonic() - self._checkpoint_at >= stretch * self._checkpoint_ns
 
     def _write_checkpoint(self, at: int, state: control.HostState) -> None:
         """Push *state* as the checkpoint at *at*, behind the outputs it has already had."""
         self._checkpoint_at = self._wires.monotonic()
         packed = msgspec.msgpack.encode(state)
+        self._checkpoint_size = len(packed)
         self._note(control.CHECKPOINT, control.HostCheckpoint(self.host, at, packed))
         self._push()

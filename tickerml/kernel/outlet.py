@@ -40,6 +40,7 @@ class Outlet:
         self._batch: list[bytes] = []
         self._checkpoints: list[Checkpoint] = []
         self._acks: list[tuple[int, bytes]] = []
+        self._is_awaited = False  # whether somebody waits until the disk has what is not handed over yet
 
     def publish(self, stamped: list[bytes], runs: list[Run]) -> None:
         """Send out what the sequencer has stamped; *runs* are the same frames by topic."""
@@ -51,6 +52,8 @@ class Outlet:
     def announce(self, message: m.Message) -> int:
         """Say *message* as the kernel; returns its seq."""
         frame = self._sequencer.announce(message)
+        if isinstance(message, m.Sync):
+            self._is_awaited = True  # whoever asked for the marker reads in the journal what is before it
         if isinstance(message, _FOR_ALL):
             self.lag.note(self._sequencer.seq, self._edges.monotonic())
         at = frame.index(0) + 1
@@ -63,6 +66,7 @@ class Outlet:
             self._edges.reply(identity, control.Refused(str(self._writer.error)))
             return
         self._acks.append((self.announce(message), identity))
+        self._is_awaited = True
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Hand *checkpoint* over with the frames it stands behind."""
@@ -77,6 +81,9 @@ class Outlet:
         if self._batch or self._checkpoints:
             self._writer.append(self._batch, self._sequencer.take_kept(), self._checkpoints)
             self._batch, self._checkpoints = [], []
+            if self._is_awaited:
+                self._writer.hurry()
+                self._is_awaited = False
         if self._acks and (self._writer.committed >= self._acks[0][0] or self._writer.error):
             self.settle()
 

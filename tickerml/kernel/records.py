@@ -34,7 +34,7 @@ _HEADER = struct.Struct("<BIQQ16s16s")
 _CHECKPOINT = struct.Struct("<BQ16s16s16s")
 _META = struct.Struct("<B16s")
 
-_compressor = zstandard.ZstdCompressor(level=1)  # not thread-safe: used by the one that writes
+_compressor = zstandard.ZstdCompressor(level=3)  # not thread-safe: used by the one that writes
 
 
 class Header(NamedTuple):
