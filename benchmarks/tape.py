@@ -10,29 +10,39 @@ bytes_per_row   of all books and of all trades of the captures: what the tape's 
                 recorder's own books included but not counted as rows; and what Parquet takes for the
                 same rows without them, with zstd, in the smaller of two encodings (its default, and
                 differences); by capture, and in all
-ingest, read    M rows/s of hftbacktest's books: from an array into a synced file, the tape in portions
-                of 32 blocks; and from the file into arrays, again and again in one process
+ingest, read    hftbacktest's books: from an array into a synced file, the tape in portions of 32
+                blocks; and from the file into arrays, again and again in one process, the tape into
+                memory that it has had, as Arrow does by itself. M rows/s at best; ns of CPU a row,
+                median, least and most of the rounds, and the ratio of the medians: on a busy machine
+                only these say much. tape is what the slim set has, compiled needs numba. columns
+                gives each column an array of its own, as Parquet is read; two unpacks the time and
+                the price alone
 first_read      the same for the first read in a process of its own, as a script does it: Arrow keeps
                 the memory that it has had, and NumPy gives it back
 instant         ms to rebuild the book at a random instant of a synthetic tape of --rows rows
 
-Of each speed the best of --rounds counts: what disturbs a round makes it slower, never faster.
+Whoever is compared takes turns in each of --rounds.
 """
 
 import argparse
 import json
+import logging
 import os
 import random
 import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import structlog
 
 from tickerml.plugins.data_import import Settings, import_files
 from tickerml.plugins.tape import ROW, Sealing, TapeReader, TapeWriter, stream_name
@@ -48,6 +58,8 @@ except ImportError:
 CAPTURES = Path(os.environ.get("TICKERML_CAPTURES", Path(__file__).parents[2] / "shared" / "data")) / "raw_ws"
 BLOCK = 16_384
 STREAM = stream_name("book", "bench", "BTC/USDT")
+TWO = ("ts_recv", "price")
+PEERS = ("parquet", "sqlite")
 NUMBERS = ("ts_recv", "ts_event", "seq", "price", "quantity")
 ENCODINGS: tuple[dict[str, Any], ...] = (
     {},
@@ -109,14 +121,18 @@ def parquet_bytes(rows: np.ndarray, path: Path) -> int:
     return min(least)
 
 
-def best(action: Callable[[], Any], rounds: int) -> float:
-    """Return the seconds that *action* takes at best."""
-    took = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        action()
-        took.append(time.perf_counter() - began)
-    return min(took)
+class Clock(NamedTuple):
+    """What something took: seconds on the wall, and of the processor."""
+
+    wall: float
+    cpu: float
+
+
+def clocked(action: Callable[[], Any]) -> Clock:
+    """Return what *action* takes."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    action()
+    return Clock(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def real_rows(folder: Path) -> np.ndarray:
@@ -132,10 +148,10 @@ def real_rows(folder: Path) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def seal(path: Path, rows: np.ndarray, portion: int = 32) -> None:
+def seal(path: Path, rows: np.ndarray, is_compiled: bool = False, portion: int = 32) -> None:
     """Write *rows* as a tape, *portion* blocks at a time."""
     path.unlink(missing_ok=True)
-    writer = TapeWriter(path)
+    writer = TapeWriter(path, is_compiled=is_compiled)
     blocks = [
         Sealing(STREAM, number, rows[start : start + BLOCK])
         for number, start in enumerate(range(0, len(rows), BLOCK))
@@ -166,9 +182,9 @@ def read_sqlite(path: Path) -> np.ndarray:
     return found
 
 
-def read_parquet(path: Path) -> list[np.ndarray]:
-    """Return its columns."""
-    table = pyarrow.parquet.read_table(path)
+def read_parquet(path: Path, names: list[str] | None = None) -> list[np.ndarray]:
+    """Return its columns, or those of *names*."""
+    table = pyarrow.parquet.read_table(path, columns=names)
     return [column.combine_chunks().to_numpy(zero_copy_only=False) for column in table.columns]
 
 
@@ -196,34 +212,59 @@ def first_read(what: str, path: Path, rounds: int) -> float:
 
 
 def speeds(folder: Path, rounds: int) -> dict[str, Any]:
-    """Return M rows/s in and out, and the ratios."""
+    """Return how fast rows go in and out, and the ratios to Parquet and SQLite."""
     rows = real_rows(folder)
     tape, parquet, lite = folder / "speed.mdb", folder / "speed.parquet", folder / "speed.sqlite"
-    few = rows[:200_000]
-    ingest = {
-        "tape": len(rows) / best(lambda: seal(tape, rows), rounds),
-        "sqlite": len(few) / best(lambda: fill_sqlite(lite, few), rounds),
-    }
-    assert TapeReader(tape).read(STREAM).tobytes() == rows.tobytes()
-    read = {
-        "tape": len(rows) / best(lambda: TapeReader(tape).read(STREAM), rounds),
-        "sqlite": len(few) / best(lambda: read_sqlite(lite), rounds),
-    }
-    found = {"ingest": ingest, "read": read}
+    few = rows[: len(rows) // 8]  # SQLite's turn would take most of the time
+    forms = {"tape": False, **({"compiled": True} if find_spec("numba") else {})}
+    ingest: dict[str, Callable[[], Any]] = {"sqlite": lambda: fill_sqlite(lite, few)}
+    read: dict[str, Callable[[], Any]] = {"sqlite": lambda: read_sqlite(lite)}
+    two: dict[str, Callable[[], Any]] = {}
     if pyarrow:
-        ingest["parquet"] = len(rows) / best(lambda: write_parquet(rows, parquet, {}), rounds)
-        read["parquet"] = len(rows) / best(lambda: read_parquet(parquet), rounds)
-        files = {"tape": tape, "parquet": parquet}
-        found["first_read"] = {
-            name: len(rows) / first_read(name, path, rounds) for name, path in files.items()
-        }
-    return {
-        name: {
-            **{each: round(value / 1e6, 2) for each, value in figures.items()},
-            **{f"to_{each}": round(figures["tape"] / figures[each], 2) for each in figures if each != "tape"},
-        }
-        for name, figures in found.items()
+        ingest["parquet"] = lambda: write_parquet(rows, parquet, {})
+        read["parquet"] = lambda: read_parquet(parquet)
+        two["parquet"] = lambda: read_parquet(parquet, list(TWO))
+    for name, is_compiled in forms.items():
+        ingest[name] = partial(seal, tape, rows, is_compiled)
+        ingest[name]()
+        reader = TapeReader(tape, is_compiled=is_compiled)
+        whole, apart = reader.read(STREAM), reader.columns(STREAM)
+        assert whole.tobytes() == rows.tobytes()
+        read[name] = partial(reader.read, STREAM, into=whole)
+        read[f"{name}_columns"] = partial(reader.columns, STREAM, into=apart)
+        two[name] = partial(reader.columns, STREAM, TWO, into=apart)
+    found = {
+        "ingest": compared(ingest, len(rows), rounds),
+        "read": compared(read, len(rows), rounds),
+        "two": compared(two, len(rows), rounds),
     }
+    if pyarrow:
+        took = {name: first_read(name, path, rounds) for name, path in (("tape", tape), ("parquet", parquet))}
+        found["first_read"] = {name: round(len(rows) / wall / 1e6, 2) for name, wall in took.items()}
+        found["first_read"]["to_parquet"] = round(took["parquet"] / took["tape"], 2)
+    return found
+
+
+def compared(actions: dict[str, Callable[[], Any]], count: int, rounds: int) -> dict[str, Any]:
+    """Return what each of *actions* took a row, and the ratios to those that are not ours."""
+    took: dict[str, list[Clock]] = {name: [] for name in actions}
+    for _ in range(rounds):
+        for name, action in actions.items():
+            took[name].append(clocked(action))
+    found: dict[str, Any] = {}
+    cpu: dict[str, float] = {}
+    for name, clocks in took.items():
+        rows = count // 8 if name == "sqlite" else count
+        ns = sorted(clock.cpu * 1e9 / rows for clock in clocks)
+        cpu[name] = statistics.median(ns)
+        found[name] = {
+            "m_rows_s": round(rows / min(clock.wall for clock in clocks) / 1e6, 2),
+            "cpu_ns": [round(value, 1) for value in (cpu[name], ns[0], ns[-1])],
+        }
+    for name, figures in found.items():
+        if name not in PEERS:
+            figures |= {f"to_{peer}": round(cpu[peer] / cpu[name], 2) for peer in PEERS if peer in cpu}
+    return found
 
 
 def instants(folder: Path, count: int, asked: int = 200) -> dict[str, Any]:
@@ -240,7 +281,7 @@ def instants(folder: Path, count: int, asked: int = 200) -> dict[str, Any]:
     made["is_last"][:799], made["is_last"][799] = False, True
     step = int(made["ts_recv"][-1]) + 10**7
     blocks = -(-count // BLOCK)
-    writer, began = TapeWriter(path), time.perf_counter()
+    writer, began = TapeWriter(path, is_compiled=bool(find_spec("numba"))), time.perf_counter()
     for start in range(0, blocks, 64):
         sealings = []
         for number in range(start, min(start + 64, blocks)):
@@ -269,7 +310,8 @@ def instants(folder: Path, count: int, asked: int = 200) -> dict[str, Any]:
 
 def measure(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
     """Return all figures."""
-    report: dict[str, Any] = {"machine": {"cores": os.cpu_count(), "pyarrow": bool(pyarrow)}}
+    machine = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "pyarrow": bool(pyarrow)}
+    report: dict[str, Any] = {"machine": machine}
     if CAPTURES.is_dir():
         captures = sizes(folder)
         report["captures"] = [per_row(figures) for figures in captures]
@@ -285,6 +327,7 @@ def measure(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
         report |= speeds(folder, rounds)
     if rows:
         report["instant"] = instants(folder, rows)
+    report["load_at_the_end"] = {"load": os.getloadavg()[0]}
     return report
 
 
@@ -303,8 +346,9 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rows", type=int, default=10_000_000, help="of the synthetic tape; 0 leaves it out")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the best counts")
+    parser.add_argument("--rounds", type=int, default=3, help="in which all take turns")
     arguments = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with tempfile.TemporaryDirectory() as folder:
         report = measure(Path(folder), arguments.rows, arguments.rounds)
     if arguments.json:

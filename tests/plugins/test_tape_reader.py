@@ -1,6 +1,6 @@
 """A tape for a researcher: books at any instant, streams in step, bars, tables, what is not sealed yet."""
 
-import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -256,8 +256,9 @@ def test_a_table_in_an_unknown_form_is_refused(tmp_path):
         write("xls", tmp_path / "out", TRADE, [], None)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="pyarrow is installed here")
-def test_without_pyarrow_a_table_says_what_it_needs(tmp_path):
+def test_without_pyarrow_a_table_says_what_it_needs(tmp_path, monkeypatch):
+    for name in "pyarrow", "pyarrow.parquet":
+        monkeypatch.setitem(sys.modules, name, None)
     reader = record(tmp_path, Market().trade(5, 1, 1, Side.BUY))
 
     with pytest.raises(StoreError, match="needs pyarrow, which is not installed: pip install pyarrow"):
@@ -268,8 +269,7 @@ def test_without_pyarrow_a_table_says_what_it_needs(tmp_path):
 
 
 def test_arrow_and_parquet_hold_the_rows_and_their_scale(tmp_path):
-    pytest.importorskip("pyarrow")
-    import pyarrow.parquet as parquet
+    parquet = pytest.importorskip("pyarrow.parquet")
 
     trades = [Market().trade(ts, 6_000_000 + ts, 5, Side.BUY) for ts in range(1, 40)]
     reader = record(tmp_path, instrument(), *trades, block_rows=7)

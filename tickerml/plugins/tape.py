@@ -21,8 +21,7 @@ open: a millisecond for each block, and a component may be built, dropped and bu
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -41,7 +40,7 @@ from tickerml.kernel import (
     StoreFull,
 )
 
-from . import tape_hot, tape_replay, tape_tables
+from . import tape_hot, tape_loops, tape_replay, tape_tables
 from .tape_blocks import (
     COUNTS,
     DIGEST,
@@ -51,32 +50,36 @@ from .tape_blocks import (
     PRUNED,
     Block,
     Note,
+    Packed,
     block_items,
     block_key,
     check_hash,
     digest_before,
-    holds,
     note_body,
     note_items,
     note_key,
     note_message,
     note_place,
     pack_block,
+    pack_body,
     pack_value,
     parse_block,
     rows_of,
     stream_keys,
 )
+from .tape_codec import Column
 from .tape_codec import pack_rows as pack_rows
 from .tape_codec import unpack_rows as unpack_rows
+from .tape_numpy import NUMPY
 from .tape_rows import HEAD_FIELDS as HEAD_FIELDS
-from .tape_rows import MAX_TS, MIN_TS, ROW, Kind, Rows, split_stream, stream_name
+from .tape_rows import MAX_TS, MIN_TS, ROW, Rows, split_stream, stream_name
+from .tape_rows import Kind as Kind
 from .tape_rows import expand as expand
 from .tape_rows import messages as messages
+from .tape_select import Selection, Wanted, each, room
 
 FILE = "tape.mdb"
 _PAGE_BLOCKS = 4
-_MANY_BLOCKS, _THREADS = 8, min(os.cpu_count() or 1, 4)  # from how many blocks on several threads unpack
 _PLACES = (FILE, f"recorder/{FILE}")  # where the tape of a directory may lie
 
 
@@ -111,15 +114,18 @@ class Pruned(NamedTuple):
 class TapeWriter:
     """Adds blocks to a tape; it never changes one that is there."""
 
-    def __init__(self, path: Path, map_mb: int = 16_384) -> None:
+    def __init__(self, path: Path, map_mb: int = 16_384, *, is_compiled: bool = False) -> None:
         """
         Make the file, or make sure that it can be opened.
 
         Args:
             path: of the LMDB file.
             map_mb: how large it may become, MB.
-        Raises: StoreFull: no room to make it. StoreCorrupt: it is not an LMDB file.
+            is_compiled: pack with numba's code, to the same bytes.
+        Raises: StoreFull: no room to make it. StoreCorrupt: it is not an LMDB file. StoreError: numba is
+            asked for and not installed.
         """
+        self._kernels = tape_loops.compiled() if is_compiled else NUMPY
         self._path = path
         self._map_size = map_mb * 2**20
         try:
@@ -177,23 +183,26 @@ class TapeWriter:
 
         Raises: as seal().
         """
+        packed = each(lambda block: pack_body(block.rows, self._kernels), blocks)
         with self._begin() as transaction:
             for note in notes:
                 transaction.put(note.key, note.value)
-            return [self._put(transaction.cursor(), block) for block in blocks]
+            return [
+                self._put(transaction.cursor(), block, body)
+                for block, body in zip(blocks, packed, strict=True)
+            ]
 
-    def _put(self, cursor: Any, block: Sealing) -> int:
+    def _put(self, cursor: Any, block: Sealing, packed: Packed) -> int:
         key = block_key(block.stream, int(block.rows["ts_recv"].min()), block.number)
         if cursor.set_key(key):
-            found = holds(self._path, key, cursor.value(), block.rows)
-            if found:
-                return found.stored_bytes
             present = parse_block(self._path, key, cursor.value())
+            if rows_of(self._path, present, cursor.value()).tobytes() == block.rows.tobytes():
+                return present.stored_bytes
             raise StoreCorrupt(
                 f"{self._path}: {present.name} holds {present.rows} other rows; "
                 "a sealed block is never rewritten, so move the tape away to record anew"
             )
-        _, value = pack_block(block.rows, digest_before(cursor, block.stream, key))
+        value = pack_block(block.rows, packed, digest_before(cursor, block.stream, key))
         cursor.put(key, value)
         return len(value)
 
@@ -210,7 +219,7 @@ class TapeWriter:
         done, excess = Pruned(), live_bytes(self._path) - (max_bytes or MAX_TS)
         with self._begin() as transaction:
             while (block := self._oldest(transaction)) and (block.last_ts < before_ns or excess > 0):
-                excess -= _on_pages(block.stored_bytes)
+                excess -= block.paged_bytes
                 transaction.put(note_key(PRUNED, block.stream, "", MIN_TS), pack_value(block.digest))
                 transaction.delete(block_key(block.stream, block.first_ts, block.number))
                 done = Pruned(done.blocks + 1, done.rows + block.rows, done.stored_bytes + block.stored_bytes)
@@ -249,13 +258,16 @@ class TapeWriter:
 class TapeReader:
     """Reads a tape, also while a writer in another process adds to it."""
 
-    def __init__(self, path: Path, journal: Path | None = None) -> None:
+    def __init__(self, path: Path, journal: Path | None = None, *, is_compiled: bool = False) -> None:
         """
         Args:
             path: of the tape, or of a directory in which one lies: HOME/runs/PROFILE/NUMBER is such.
             journal: of the run that records it: then what is not in a block yet is read from there.
-        Raises: StoreError: there is no such file. StoreCorrupt: it is not an LMDB file.
+            is_compiled: unpack with numba's code, to the same rows; it takes seconds to compile once.
+        Raises: StoreError: there is no such file, or numba is asked for and not installed. StoreCorrupt:
+            it is not an LMDB file.
         """
+        self._kernels = tape_loops.compiled() if is_compiled else NUMPY
         self._path = find_tape(path)
         self._journal = journal
         with self._begin():
@@ -265,6 +277,11 @@ class TapeReader:
     def path(self) -> Path:
         """Where the tape lies."""
         return self._path
+
+    @property
+    def codec(self) -> str:
+        """Which code unpacks its blocks: numpy or compiled."""
+        return self._kernels.name
 
     @contextmanager
     def _begin(self, buffers: bool = False) -> Iterator[Any]:
@@ -339,10 +356,15 @@ class TapeReader:
             with self._begin() as transaction:
                 value = transaction.get(block_key(stream, block.first_ts, block.number))
             if value is not None:  # it was not pruned meanwhile
-                yield block, rows_of(self._path, block, value)
+                yield block, rows_of(self._path, block, value, self._kernels)
 
     def read(
-        self, stream: str, start_ns: int = MIN_TS, end_ns: int = MAX_TS, has_keyframes: bool = False
+        self,
+        stream: str,
+        start_ns: int = MIN_TS,
+        end_ns: int = MAX_TS,
+        has_keyframes: bool = False,
+        into: Rows | None = None,
     ) -> Rows:
         """
         Return the rows of *stream* with start_ns <= ts_recv < end_ns, as an array of ROW.
@@ -350,43 +372,65 @@ class TapeReader:
         Args:
             has_keyframes: also the books that the recorder wrote where its blocks begin. Read from
                 a block's first_ts with them to know the book from its first message on.
+            into: rows read before and no longer needed, whose memory is used again where there is enough of
+                it: what the system has to hand out anew takes longer to get than to fill.
         Raises: StoreCorrupt: a block is not what was sealed.
         """
-        with self._begin() as transaction:
+        rows = np.empty(0, ROW)
+
+        def allocate(count: int) -> Mapping[str, Column]:
+            nonlocal rows
+            rows = room(count, ROW, into)
+            return {name: rows[name] for name in ROW.names or ()}
+
+        hot = self._select(stream, Wanted(start_ns, end_ns, has_keyframes), allocate)
+        return np.concatenate([rows, hot]) if len(hot) else rows
+
+    def columns(
+        self,
+        stream: str,
+        names: Sequence[str] = ROW.names or (),
+        start_ns: int = MIN_TS,
+        end_ns: int = MAX_TS,
+        has_keyframes: bool = False,
+        into: Mapping[str, Column] | None = None,
+    ) -> dict[str, Column]:
+        """
+        Return columns of what read() returns by name, each an array of its own; the others are not unpacked.
+
+        Args:
+            into: columns of before, as read() has it.
+        Raises: ValueError: there is no such column. StoreCorrupt: a block is not what was sealed.
+        """
+        unknown = set(names) - set(ROW.names or ())
+        if unknown:
+            raise ValueError(f"expected columns among {', '.join(ROW.names or ())}, was {sorted(unknown)}")
+        found: dict[str, Column] = {}
+
+        def allocate(count: int) -> Mapping[str, Column]:
+            found.update((name, room(count, ROW[name], (into or {}).get(name))) for name in names)
+            return found
+
+        hot = self._select(stream, Wanted(start_ns, end_ns, has_keyframes), allocate)
+        if not len(hot):
+            return found
+        return {name: np.concatenate([column, hot[name]]) for name, column in found.items()}
+
+    def _select(self, stream: str, wanted: Wanted, allocate: Callable[[int], Mapping[str, Column]]) -> Rows:
+        # Unpacks what the blocks have of it, straight from LMDB's memory, and returns what the journal has.
+        with self._begin(buffers=True) as transaction:
             cursor = transaction.cursor()
-            found = [
-                (block, value)
-                for key, value in block_items(cursor, stream, start_ns, end_ns)
-                if (block := parse_block(self._path, key, value)).last_ts >= start_ns
+            blocks = [
+                (key, value)
+                for key, value in block_items(cursor, stream, wanted.start_ns, wanted.end_ns)
+                if parse_block(self._path, key, value, is_checked=False).last_ts >= wanted.start_ns
             ]
+            selection = Selection(self._path, blocks, wanted, self._kernels)
+            selection.fill(allocate(selection.length))
             tail = self._tail(cursor, stream) if self._journal else None
-
-        def choose(rows: Rows) -> Rows:
-            is_chosen = (rows["ts_recv"] >= start_ns) & (rows["ts_recv"] < end_ns)
-            if not has_keyframes:
-                is_chosen &= rows["kind"] != Kind.KEYFRAME
-            return rows if is_chosen.all() else rows[is_chosen]
-
-        rows = self._unpacked(found, choose)
-        if self._journal and (tail is None or tail["ts_recv"].max() < end_ns):
-            rows = np.concatenate([rows, choose(tape_hot.rows_after(self._journal, stream, tail))])
-        return rows
-
-    def _unpacked(self, found: Sequence[tuple[Block, bytes]], choose: Callable[[Rows], Rows]) -> Rows:
-        # What *choose* leaves of the blocks, each unpacked into its place where that is all of them.
-        ends = np.cumsum([block.rows for block, _ in found], dtype=int).tolist()
-        rows = np.empty(ends[-1] if ends else 0, ROW)
-        parts = [rows[end - block.rows : end] for (block, _), end in zip(found, ends, strict=True)]
-
-        def unpack(item: tuple[Block, bytes], part: Rows) -> Rows:
-            return choose(rows_of(self._path, *item, part))
-
-        if len(found) < _MANY_BLOCKS:
-            chosen = list(map(unpack, found, parts))
-        else:  # zstd and NumPy let go of the interpreter while they work
-            with ThreadPoolExecutor(_THREADS) as pool:
-                chosen = list(pool.map(unpack, found, parts))
-        return rows if sum(map(len, chosen)) == len(rows) else np.concatenate(chosen)
+        if self._journal and (tail is None or tail["ts_recv"].max() < wanted.end_ns):
+            return wanted.of(tape_hot.rows_after(self._journal, stream, tail))
+        return np.empty(0, ROW)
 
     def _tail(self, cursor: Any, stream: str) -> Rows | None:
         # The rows of the last block.
@@ -403,7 +447,7 @@ class TapeReader:
         stream = stream_name("book", exchange, symbol)
         with self._begin() as transaction:
             blocks = [
-                parse_block(self._path, key, value)
+                parse_block(self._path, key, value, is_checked=False)
                 for key, value in block_items(transaction.cursor(), stream, ts + 1, ts + 1)
             ]
         start = blocks[-1].first_ts if blocks else MIN_TS
@@ -444,7 +488,7 @@ class TapeReader:
 
         Raises: StoreError: pyarrow is not installed. StoreCorrupt: as read().
         """
-        return tape_tables.to_arrow(stream, self.read(stream, start_ns, end_ns), self.scale(stream))
+        return tape_tables.to_arrow(stream, self._table(stream, start_ns, end_ns), self.scale(stream))
 
     def to_polars(self, stream: str, start_ns: int = MIN_TS, end_ns: int = MAX_TS) -> Any:
         """
@@ -452,7 +496,12 @@ class TapeReader:
 
         Raises: StoreError: polars is not installed. StoreCorrupt: as read().
         """
-        return tape_tables.to_polars(stream, self.read(stream, start_ns, end_ns))
+        return tape_tables.to_polars(stream, self._table(stream, start_ns, end_ns))
+
+    def _table(self, stream: str, start_ns: int, end_ns: int) -> tape_tables.Table:
+        # Columns that are not rows first need no copy on their way into another tool.
+        read = self.read if tape_tables.is_derived(stream) else self.columns
+        return read(stream, start_ns=start_ns, end_ns=end_ns)
 
     def to_parquet(self, path: Path, stream: str, start_ns: int = MIN_TS, end_ns: int = MAX_TS) -> int:
         """
@@ -546,7 +595,3 @@ def _inode(path: Path) -> int | None:
         return path.stat().st_ino
     except FileNotFoundError:
         return None
-
-
-def _on_pages(stored_bytes: int) -> int:
-    return -(-(stored_bytes + 16) // 4096) * 4096

@@ -7,9 +7,13 @@ alike:
 
     key    the stream's name | 0x00 | first ts_recv u64 with its sign bit flipped | number u32,
            big-endian, so that LMDB's order is time's order
-    value  magic "TML1" | version u16 | 0 u16 | rows u32 | first, last ts_recv i64 | hash of the
-           block before, 16 bytes | own hash, 16 bytes | CRC32 of all this and the body u32 |
-           body, zstd
+    value  magic "TML1" | version u16 | frames u16 | rows u32 | first, last ts_recv i64 | hash of
+           the block before, 16 bytes | own hash, 16 bytes | CRC32 of all this and the body u32 |
+           body
+
+The body is the length of each frame, u32, and the zstd frames, one for each section of the rows
+(see tape_codec), so that a column is unpacked without the others. Of few rows it is a single
+frame of all sections, and frames is 0. So was each body of version 1, which is read as well.
 
 Beside the blocks stand notes, whose keys begin with a zero byte, as no stream's name does. A
 note is a message in the kernel's own encoding, or the mark that pruning leaves:
@@ -21,18 +25,26 @@ note is a message in the kernel's own encoding, or the mark that pruning leaves:
 import hashlib
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import zstandard
 
 from tickerml.kernel import CodecError, Instrument, Message, StoreCorrupt, codec
 
-from .tape_codec import pack_rows, unpack_rows
-from .tape_rows import MIN_TS, Rows
+from .tape_codec import SECTIONS, Column, Columns, cut, pack_rows
+from .tape_numpy import NUMPY, Kernels
+from .tape_rows import MIN_TS, ROW, Rows
 
-VERSION = 1
+Buffer: TypeAlias = bytes | memoryview  # of LMDB's own memory, as long as the transaction
+Unsqueeze: TypeAlias = Callable[[Buffer], bytes]
+
+VERSION = 2
+_READABLE = (1, VERSION)
+_FEW_BYTES = 16_384  # of columns: for fewer, a frame each takes more than it is worth
 ZSTD_LEVEL = 3
 NO_HASH = bytes(16)
 DIGEST = slice(44, 60)  # of a header
@@ -43,6 +55,7 @@ COUNTS, DOUBTS, INSTRUMENTS, PRUNED = "count", "doubt", "instrument", "pruned"
 
 _MAGIC = b"TML1"
 _HEADER = struct.Struct("<4sHHIqq16s16sI")
+_LENGTHS = struct.Struct(f"<{len(SECTIONS)}I")
 _PLACE = struct.Struct(">QI")
 _CRC = struct.Struct("<I")
 _NOTE = b"\0"
@@ -65,6 +78,11 @@ class Block(NamedTuple):
         """How errors name it."""
         return f"block {self.number} of {self.stream} at {self.first_ts}"
 
+    @property
+    def paged_bytes(self) -> int:
+        """How many bytes it takes in the file, which has pages."""
+        return -(-(self.stored_bytes + 16) // 4096) * 4096
+
 
 class Note(NamedTuple):
     """One thing that was written beside the blocks."""
@@ -81,31 +99,40 @@ def block_key(stream: str, first_ts: int, number: int = 0) -> bytes:
     return stream.encode() + b"\0" + _PLACE.pack(first_ts - MIN_TS, number)
 
 
-def pack_block(rows: Rows, previous: bytes) -> tuple[bytes, bytes]:
-    """Return (digest, value): a block's own hash, and all that is stored of it."""
-    payload = pack_rows(rows)
-    digest = _digest(previous, payload)
-    body = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(payload)
+class Packed(NamedTuple):
+    """What is stored of a block but for its header, and what its hash is over."""
+
+    frames: int
+    body: bytes
+    payload: bytes
+
+
+def pack_body(rows: Rows, kernels: Kernels = NUMPY) -> Packed:
+    """Return *rows* packed and compressed."""
+    sections = pack_rows(rows, kernels)
+    payload = b"".join(sections)
+    squeeze = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress
+    if len(payload) < _FEW_BYTES:
+        return Packed(0, squeeze(payload), payload)
+    frames = [squeeze(section) for section in sections]
+    return Packed(len(frames), b"".join([_LENGTHS.pack(*map(len, frames)), *frames]), payload)
+
+
+def pack_block(rows: Rows, packed: Packed, previous: bytes) -> bytes:
+    """Return the value of the block of *rows* behind the one whose hash is *previous*."""
+    digest = _digest(previous, packed.payload)
     first, last = int(rows["ts_recv"].min()), int(rows["ts_recv"].max())
-    header = _HEADER.pack(_MAGIC, VERSION, 0, len(rows), first, last, previous, digest, 0)[:-4]
-    return digest, b"%b%b%b" % (header, zlib.crc32(body, zlib.crc32(header)).to_bytes(4, "little"), body)
+    fields = _MAGIC, VERSION, packed.frames, len(rows), first, last, previous, digest, 0
+    header = _HEADER.pack(*fields)[:-4]
+    crc = zlib.crc32(packed.body, zlib.crc32(header))
+    return b"%b%b%b" % (header, crc.to_bytes(4, "little"), packed.body)
 
 
 def _digest(previous: bytes, payload: bytes) -> bytes:
     return hashlib.sha256(previous + payload).digest()[:16]
 
 
-def holds(path: Path, key: bytes, value: bytes, rows: Rows) -> Block | None:
-    """
-    Return the block in *value* when it was made of *rows*, None when of others.
-
-    Raises: StoreCorrupt: the header is not one.
-    """
-    block = parse_block(path, key, value)
-    return block if block.digest == _digest(block.previous, pack_rows(rows)) else None
-
-
-def parse_block(path: Path, key: bytes, value: bytes, *, is_checked: bool = True) -> Block:
+def parse_block(path: Path, key: bytes, value: Buffer, *, is_checked: bool = True) -> Block:
     """
     Return the header of a block of the tape at *path*.
 
@@ -119,41 +146,102 @@ def parse_block(path: Path, key: bytes, value: bytes, *, is_checked: bool = True
     if len(value) < _HEADER.size:
         raise StoreCorrupt(f"{where} is {len(value)} bytes long, too short for a header; restore it")
     magic, version, _, rows, first, last, previous, digest, crc = _HEADER.unpack_from(value)
-    if (magic, version) != (_MAGIC, VERSION):
-        raise StoreCorrupt(f"{where}: expected version {VERSION} of a block, was {magic!r} {version}")
+    if magic != _MAGIC or version not in _READABLE:
+        raise StoreCorrupt(
+            f"{where}: expected version {_READABLE[0]} or {VERSION} of a block, was {magic!r} {version}; "
+            "read it with the tickerml that wrote it"
+        )
     if is_checked and zlib.crc32(value[_HEADER.size :], zlib.crc32(value[: _HEADER.size - 4])) != crc:
         raise StoreCorrupt(f"{where} does not match its checksum; restore it from a copy of the tape")
     return Block(name.decode(), number, rows, first, last, previous, digest, len(value))
 
 
-def rows_of(path: Path, block: Block, value: bytes, rows: Rows | None = None) -> Rows:
-    """
-    Return the rows of *block*, in *rows* where that is given.
-
-    Raises: StoreCorrupt: they cannot be what was sealed.
-    """
+@contextmanager
+def _unpacking(path: Path, block: Block) -> Iterator[None]:
     try:
-        return unpack_rows(_payload(value), block.rows, rows)
-    except (zstandard.ZstdError, ValueError) as error:
+        yield
+    except (zstandard.ZstdError, ValueError, struct.error) as error:
         raise StoreCorrupt(f"{path}: {block.name} cannot be unpacked: {error}") from None
 
 
-def check_hash(path: Path, block: Block, value: bytes) -> None:
+def unsqueezer() -> Unsqueeze:
+    """Return what undoes zstd. It takes as long to make as a block to unpack; no two threads may share it."""
+    return zstandard.ZstdDecompressor().decompress
+
+
+class Unpacked:
+    """The columns of one block of the tape at *path*, each unpacked when it is asked for."""
+
+    def __init__(
+        self,
+        path: Path,
+        block: Block,
+        value: Buffer,
+        kernels: Kernels = NUMPY,
+        unsqueeze: Unsqueeze | None = None,
+    ) -> None:
+        """
+        Args:
+            unsqueeze: of unsqueezer(), where several blocks share one.
+        Raises: StoreCorrupt: they cannot be what was sealed.
+        """
+        self.rows = block.rows
+        self._path, self._block = path, block
+        with _unpacking(path, block):
+            self._columns = Columns(
+                block.rows, _sections(value, block.rows, unsqueeze or unsqueezer()), kernels
+            )
+        self.kind, self.is_last = self._columns.kind, self._columns.is_last
+
+    def put(self, name: str, out: Column) -> None:
+        """
+        Unpack the column *name* into *out*, of as many elements as the block has rows.
+
+        Raises: StoreCorrupt: it cannot be what was sealed.
+        """
+        with _unpacking(self._path, self._block):
+            self._columns.put(name, out)
+
+
+def rows_of(path: Path, block: Block, value: Buffer, kernels: Kernels = NUMPY) -> Rows:
+    """
+    Return the rows of *block*.
+
+    Raises: StoreCorrupt: they cannot be what was sealed.
+    """
+    rows, unpacked = np.empty(block.rows, ROW), Unpacked(path, block, value, kernels)
+    for name in ROW.names or ():
+        unpacked.put(name, rows[name])
+    return rows
+
+
+def check_hash(path: Path, block: Block, value: Buffer) -> None:
     """
     Compare the hash of *block* with its rows, which its CRC alone would let somebody change.
 
     Raises: StoreCorrupt: they are not what was sealed.
     """
-    try:
-        payload = _payload(value)
-    except (zstandard.ZstdError, ValueError) as error:
-        raise StoreCorrupt(f"{path}: {block.name} cannot be unpacked: {error}") from None
+    with _unpacking(path, block):
+        section = _sections(value, block.rows, unsqueezer())
+        payload = b"".join(section(index) for index in range(len(SECTIONS)))
     if _digest(block.previous, payload) != block.digest:
         raise StoreCorrupt(f"{path}: {block.name} does not match its hash; restore it from a copy")
 
 
-def _payload(value: bytes) -> bytes:
-    return zstandard.ZstdDecompressor().decompress(value[_HEADER.size :])
+def _sections(value: Buffer, rows: int, unsqueeze: Unsqueeze) -> Callable[[int], Buffer]:
+    # What gives a section: those of a frame each are decompressed when they are asked for.
+    body, frames = memoryview(value)[_HEADER.size :], _HEADER.unpack_from(value)[2]
+    if not frames:
+        return cut(unsqueeze(body), rows).__getitem__
+    if frames != len(SECTIONS):
+        raise ValueError(f"expected {len(SECTIONS)} frames, was {frames}")
+    ends = [_LENGTHS.size, *_LENGTHS.unpack_from(body)]
+    ends = np.cumsum(ends).tolist()
+
+    def section(index: int) -> bytes:
+        return unsqueeze(body[ends[index] : ends[index + 1]])
+
+    return section
 
 
 def stream_keys(cursor: Any) -> Iterator[bytes]:

@@ -1,169 +1,218 @@
 """
 How the rows of a block are packed into bytes, before zstd has them.
 
-Columns are packed for what they are:
+A block has six sections, and whoever wants one column unpacks the shape and its own section alone:
 
-    ts_recv, ts_event, seq   only where they change, as differences; a bit a row says where, and
-                             that bit is written as "not what the end of the last message led
-                             one to expect", so that it is nearly always zero
-    price                    differences, bids apart from asks
-    quantity                 the zeros (deleted levels) as a bit a row, the others as they are
-    side, kind, is_last      a byte or a bit a row
+    shape       side and kind, a byte a row; is_last, a bit a row; and a bit a row that says where
+                one of the next three columns changes, written as "not what the end of the last
+                message led one to expect", so that it is nearly always zero
+    ts_recv, ts_event, seq   where they change, as differences
+    price       differences, bids apart from asks
+    quantity    the zeros (deleted levels) as a bit a row, the others as they are, or as places in
+                an ascending list of those that occur
 
-Differences wrap around modulo 2**64, so every int64 survives. Numbers are zigzagged, divided
-by their common divisor (an exchange's milliseconds), cut to the bytes they need, and laid out
-byte plane by byte plane: all the low bytes, then all the next ones.
+Differences wrap around modulo 2**64, so every int64 survives. The functions that go through whole
+columns are in two forms, tape_numpy and tape_loops, of which the second wants numba.
 """
 
 import struct
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .tape_rows import MIN_TS, ROW, Ints, Rows
+from .tape_numpy import NUMPY, Bools, Bytes, Kernels
+from .tape_rows import ROW, Ints, Rows
+
+SECTIONS = ("shape", "ts_recv", "ts_event", "seq", "price", "quantity")
+TIMES = SECTIONS[1:4]
 
 _COLUMN = struct.Struct("<qqB")  # first, divisor, bytes a number
-_TIMES = ("ts_recv", "ts_event", "seq")
-_FEW = 16  # numbers that have no common divisor, mostly, when all have none
+_LIST = 16  # in the place of the bytes a number: a list of *first* numbers, and places in it, follow
+
+Column = npt.NDArray[Any]
 
 
-def pack_rows(rows: Rows) -> bytes:
-    """Return *rows* as packed columns, not yet compressed; the number of rows is not in it."""
-    times = [np.ascontiguousarray(rows[name]) for name in _TIMES]
-    is_last = np.ascontiguousarray(rows["is_last"])
-    is_changed = np.zeros(len(rows), bool)
-    is_changed[:1] = True
-    for column in times:
-        is_changed[1:] |= column[1:] != column[:-1]
-    side, quantity = np.ascontiguousarray(rows["side"]), np.ascontiguousarray(rows["quantity"])
+def pack_rows(rows: Rows, kernels: Kernels = NUMPY) -> list[bytes]:
+    """Return the sections of *rows*, not yet compressed; the number of rows is not in them."""
+    columns = {name: np.ascontiguousarray(rows[name]) for name in ROW.names or ()}
+    side, is_last, quantity = columns["side"], columns["is_last"], columns["quantity"]
+    is_changed = kernels.changes(*(columns[name] for name in TIMES))
     is_zero = quantity == 0
-    return b"".join(
-        [
-            side.tobytes(),
-            rows["kind"].tobytes(),
-            np.packbits(is_last).tobytes(),
-            np.packbits(is_changed ^ _is_first(is_last)).tobytes(),
-            *(_pack_differences(column[is_changed]) for column in times),
-            _pack_differences(rows["price"][_by_side(side)]),
-            np.packbits(is_zero).tobytes(),
-            _pack_numbers(0, quantity[~is_zero]),
-        ]
-    )
+    return [
+        b"".join(
+            [
+                side.tobytes(),
+                columns["kind"].tobytes(),
+                np.packbits(is_last).tobytes(),
+                np.packbits(is_changed ^ _is_first(is_last)).tobytes(),
+            ]
+        ),
+        *(_pack_differences(columns[name][is_changed], kernels) for name in TIMES),
+        _pack_differences(kernels.gather(columns["price"], side), kernels),
+        np.packbits(is_zero).tobytes() + _pack_listed(quantity[~is_zero], kernels),
+    ]
 
 
-def unpack_rows(payload: bytes, count: int, rows: Rows | None = None) -> Rows:
+def cut(payload: bytes | memoryview, count: int) -> list[memoryview]:
     """
-    Return the *count* rows that pack_rows() made *payload* of, in *rows* where that is given.
+    Return the sections of *count* rows that lie one behind the other in *payload*.
 
-    Raises: ValueError: *payload* is not as long as that takes.
+    Raises: ValueError: it is shorter than they are.
     """
-    rows = np.empty(count, ROW) if rows is None else rows
-    reader = _Reader(payload)
-    side = reader.take(count).view(np.int8)
-    rows["side"], rows["kind"] = side, reader.take(count)
-    is_last = reader.bits(count)
-    rows["is_last"] = is_last
-    changes = np.flatnonzero(reader.bits(count) ^ _is_first(is_last))
-    times = np.diff(changes, append=count)  # (changes,): how many rows each of them is for
-    for name in _TIMES:
-        rows[name] = np.repeat(reader.differences(len(changes)), times)
-    price = np.empty(count, np.int64)
-    price[_by_side(side)] = reader.differences(count)
-    rows["price"] = price
-    is_there = ~reader.bits(count)
-    quantity = np.zeros(count, np.int64)
-    quantity[is_there] = reader.numbers(int(np.count_nonzero(is_there)))[1]
-    rows["quantity"] = quantity
-    reader.finish()
+    view, at, found = memoryview(payload), 0, []
+    lengths = [2 * count + 2 * -(-count // 8)]
+    is_last, flips = np.split(_Reader(view[2 * count : lengths[0]]).bits(16 * -(-count // 8)), 2)
+    changes = int(np.count_nonzero(flips[:count] ^ _is_first(is_last[:count])))
+    for numbers in (changes, changes, changes, count):
+        at += lengths[-1]
+        width = view[at + _COLUMN.size - 1] if at + _COLUMN.size <= len(view) else 0
+        lengths.append(_COLUMN.size + width * max(numbers - 1, 0))
+    at = 0
+    for length in lengths:
+        found.append(view[at : at + length])
+        at += length
+    return [*found, view[at:]]
+
+
+class Columns:
+    """The columns of *count* rows, each of which is unpacked when it is asked for."""
+
+    def __init__(
+        self, count: int, section: Callable[[int], bytes | memoryview], kernels: Kernels = NUMPY
+    ) -> None:
+        """
+        Args:
+            section: gives the section of an index into SECTIONS.
+        Raises: ValueError: the first section is not as long as that many rows take.
+        """
+        self._count, self._section, self._kernels = count, section, kernels
+        with _Reader(section(0)) as reader:
+            self.side = reader.take(count).view(np.int8)
+            self.kind = reader.take(count)
+            self.is_last = reader.bits(count)
+            self._is_changed = reader.bits(count) ^ _is_first(self.is_last)
+
+    def put(self, name: str, out: Column) -> None:
+        """
+        Unpack the column *name* into *out*, which has as many elements as there are rows.
+
+        Raises: ValueError: its section is not as long as that takes.
+        """
+        if name in ("side", "kind", "is_last"):
+            out[:] = getattr(self, name)
+            return
+        with _Reader(self._section(SECTIONS.index(name))) as reader:
+            if name == "price":
+                prices = reader.differences(self._count, self._kernels)
+                self._kernels.scatter(prices, self.side, out)
+            elif name == "quantity":
+                is_zero = reader.bits(self._count)
+                count = self._count - int(np.count_nonzero(is_zero))
+                self._kernels.fill(reader.listed(count, self._kernels), is_zero, out)
+            else:
+                changes = int(np.count_nonzero(self._is_changed))
+                if self._count and not self._is_changed[0]:
+                    raise ValueError("expected the first row to begin a message, was none")
+                self._kernels.repeat(reader.differences(changes, self._kernels), self._is_changed, out)
+
+
+def unpack_rows(sections: list[bytes], count: int, kernels: Kernels = NUMPY) -> Rows:
+    """
+    Return the *count* rows that pack_rows() made *sections* of.
+
+    Raises: ValueError: they are not as long as that takes.
+    """
+    rows, columns = np.empty(count, ROW), Columns(count, sections.__getitem__, kernels)
+    for name in ROW.names or ():
+        columns.put(name, rows[name])
     return rows
 
 
-def _is_first(is_last: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _is_first(is_last: Bools) -> Bools:
     # Where a message begins, if each one ends where it says.
-    return np.concatenate([np.ones(min(1, len(is_last)), bool), is_last[:-1]])
-
-
-def _by_side(side: npt.NDArray[np.int8]) -> npt.NDArray[np.intp]:
-    # The order that brings equal sides together, as a stable sort does; there are three in all data.
-    found = [np.flatnonzero(side == value) for value in (-1, 0, 1)]
-    if sum(map(len, found)) != len(side):
-        return np.argsort(side, kind="stable")
-    return np.concatenate(found)
+    found = np.ones(len(is_last), bool)
+    found[1:] = is_last[:-1]
+    return found
 
 
 # --- Columns of numbers ---------------------------------------------------------------------------
 
 
-def _pack_differences(numbers: Ints) -> bytes:
-    return _pack_numbers(int(numbers[0]), np.diff(numbers)) if len(numbers) else _pack_numbers(0, numbers)
+def _pack_differences(numbers: Ints, kernels: Kernels) -> bytes:
+    if not len(numbers):
+        return _pack_numbers(0, numbers, kernels)
+    return _pack_numbers(int(numbers[0]), numbers[1:] - numbers[:-1], kernels)
 
 
-def _pack_numbers(first: int, values: Ints) -> bytes:
-    divisor = _common_divisor(values)
-    if divisor != 1:
-        values = values // divisor
-    zigzag = ((values << 1) ^ (values >> 63)).view(np.uint64)
-    width = (int(zigzag.max()).bit_length() + 7) // 8 if len(zigzag) else 0
-    size = _size_of(width)
-    octets = zigzag.astype(f"<u{size}").view(np.uint8)
-    planes = [octets[place::size].tobytes() for place in range(width)]
-    return b"".join([_COLUMN.pack(first, divisor, width), *planes])
+def _pack_numbers(first: int, values: Ints, kernels: Kernels) -> bytes:
+    divisor, width, planes = kernels.split(values)
+    return _COLUMN.pack(first, divisor, width) + planes.tobytes()
 
 
-def _common_divisor(values: Ints) -> int:
-    # int64's least number has no positive counterpart, and a gcd of it no sign to rely on.
-    few = values[:_FEW]
-    if not len(values) or int(np.gcd.reduce(few)) == 1 or values.min() == MIN_TS:
-        return 1
-    return int(np.gcd.reduce(values)) or 1
-
-
-def _size_of(width: int) -> int:
-    # Of the least machine word that holds *width* bytes.
-    return 1 << max(width - 1, 0).bit_length()
+def _pack_listed(values: Ints, kernels: Kernels) -> bytes:
+    # Of what occurs again and again, as orders of a round size do, a place takes fewer bytes.
+    found, index = kernels.rank(values)
+    if 4 * len(found) > 3 * len(values):
+        return _pack_numbers(0, values, kernels)
+    head = _COLUMN.pack(len(found), 1, _LIST)
+    return head + _pack_differences(found, kernels) + _pack_numbers(0, index, kernels)
 
 
 class _Reader:
-    # Takes columns off the front of a payload.
+    # Takes columns off the front of a section, and makes sure that nothing is left of it.
 
-    def __init__(self, payload: bytes) -> None:
-        self._bytes = np.frombuffer(payload, np.uint8)
+    def __init__(self, section: bytes | memoryview) -> None:
+        self._bytes: Bytes = np.frombuffer(section, np.uint8)
         self._at = 0
 
-    def take(self, count: int) -> npt.NDArray[np.uint8]:
+    def __enter__(self) -> "_Reader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None and self._at != len(self._bytes):
+            raise ValueError(f"expected a section of {self._at} bytes, was {len(self._bytes)}")
+
+    def take(self, count: int) -> Bytes:
         part = self._bytes[self._at : self._at + count]
         if len(part) != count:
             raise ValueError(f"expected {count} bytes at {self._at}, was {len(part)}")
         self._at += count
         return part
 
-    def bits(self, count: int) -> npt.NDArray[np.bool_]:
+    def bits(self, count: int) -> Bools:
         return np.unpackbits(self.take(-(-count // 8)), count=count).view(bool)
 
-    def numbers(self, count: int) -> tuple[int, Ints]:
-        # The first, which only differences have, and the values.
+    def _head(self) -> tuple[int, int, int]:
         first, divisor, width = _COLUMN.unpack(self.take(_COLUMN.size).tobytes())
-        if not 0 <= width <= 8:
+        return first, divisor, width
+
+    def numbers(self, count: int, kernels: Kernels) -> Ints:
+        _, divisor, width = self._head()
+        return kernels.join(*self._planes(count, width), divisor)
+
+    def _planes(self, count: int, width: int) -> tuple[Bytes, int, int]:
+        if width > 8:
             raise ValueError(f"expected numbers of 0 to 8 bytes, was {width}")
-        size = _size_of(width)
-        number = np.zeros(count, f"<u{size}")
-        for place in range(width):
-            octets = self.take(count)
-            number |= octets if not place else octets.astype(number.dtype) << number.dtype.type(8 * place)
-        sign = number & number.dtype.type(1)
-        number >>= number.dtype.type(1)
-        number ^= np.negative(sign, out=sign)
-        values: Ints = number.view(f"<i{size}").astype(np.int64)
-        if divisor != 1:
-            values *= np.int64(divisor)
-        return first, values
+        return self.take(count * width), count, width
 
-    def differences(self, count: int) -> Ints:
-        values = np.empty(count, np.int64)
-        first, values[1:] = self.numbers(max(count - 1, 0))
-        values[:1] = first
-        return np.cumsum(values, out=values)
+    def differences(self, count: int, kernels: Kernels) -> Ints:
+        first, divisor, width = self._head()
+        found = kernels.accumulate(*self._planes(max(count - 1, 0), width), divisor, first)
+        return found[:count]
 
-    def finish(self) -> None:
-        if self._at != len(self._bytes):
-            raise ValueError(f"expected {self._at} bytes of columns, was {len(self._bytes)}")
+    def listed(self, count: int, kernels: Kernels) -> Ints:
+        before = self._at
+        entries, _, width = self._head()
+        if width != _LIST:
+            self._at = before
+            return self.numbers(count, kernels)
+        if not 0 <= entries <= count:
+            raise ValueError(f"expected a list of at most {count} numbers, was {entries}")
+        found = self.differences(entries, kernels)
+        index = self.numbers(count, kernels)
+        try:
+            return found.take(index)
+        except IndexError as error:
+            raise ValueError(f"expected places in a list of {entries}: {error}") from None

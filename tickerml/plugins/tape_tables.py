@@ -8,7 +8,7 @@ for, and are no dependencies of ours.
 """
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from .tape_rows import ROW, Draft, Kind, Rows, split_stream
 
 FORMATS = ("parquet", "csv", "arrow")
 Bars = npt.NDArray[np.void]
+Table = Rows | Mapping[str, npt.NDArray[Any]]  # or the columns that they have
 
 BAR = np.dtype(
     [
@@ -138,6 +139,12 @@ def table_of(stream: str, rows: Rows) -> Rows:
     return made
 
 
+def is_derived(stream: str) -> bool:
+    """Return whether a table of *stream* shows something else than its rows."""
+    kind, _, _ = split_stream(stream)
+    return kind == "funding" or kind.startswith("bar-")
+
+
 def optional(name: str, purpose: str) -> Any:
     """
     Return the module *name* of a package that is no dependency of ours.
@@ -153,8 +160,10 @@ def optional(name: str, purpose: str) -> Any:
         ) from None
 
 
-def columns_of(rows: Rows) -> dict[str, npt.NDArray[Any]]:
+def columns_of(rows: Table) -> dict[str, npt.NDArray[Any]]:
     """Return the columns of *rows* by name, each contiguous."""
+    if isinstance(rows, Mapping):
+        return dict(rows)
     return {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names or ()}
 
 
@@ -168,28 +177,32 @@ def metadata_of(stream: str, instrument: Instrument | None) -> dict[str, str]:
     return found
 
 
-def to_arrow(stream: str, rows: Rows, instrument: Instrument | None) -> Any:
+def _columns(stream: str, rows: Table) -> dict[str, npt.NDArray[Any]]:
+    return columns_of(rows if isinstance(rows, Mapping) else table_of(stream, rows))
+
+
+def to_arrow(stream: str, rows: Table, instrument: Instrument | None) -> Any:
     """
     Return the table of *rows* as a pyarrow.Table; kind is a dictionary of names.
 
     Raises: StoreError: pyarrow is not installed.
     """
     arrow = optional("pyarrow", "an Arrow table")
-    columns: dict[str, Any] = dict(columns_of(table_of(stream, rows)))
+    columns: dict[str, Any] = dict(_columns(stream, rows))
     if "kind" in columns:
-        codes = arrow.array(columns["kind"].astype(np.int8))
+        codes = arrow.array(columns["kind"].view(np.int8))
         columns["kind"] = arrow.DictionaryArray.from_arrays(codes, arrow.array(_KIND_NAMES))
     return arrow.table(columns).replace_schema_metadata(metadata_of(stream, instrument))
 
 
-def to_polars(stream: str, rows: Rows) -> Any:
+def to_polars(stream: str, rows: Table) -> Any:
     """
     Return the table of *rows* as a polars.DataFrame; kind is an enum of names.
 
     Raises: StoreError: polars is not installed.
     """
     polars = optional("polars", "a Polars frame")
-    columns: dict[str, Any] = dict(columns_of(table_of(stream, rows)))
+    columns: dict[str, Any] = dict(_columns(stream, rows))
     if "kind" in columns:
         names = np.array(_KIND_NAMES, object)[columns["kind"]]
         columns["kind"] = polars.Series("kind", names, dtype=polars.Enum(_KIND_NAMES))
