@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tickerml.kernel import (
     Side,
 )
 from tickerml.kernel.testing import Harness, Market, instrument
-from tickerml.plugins import data_coverage, data_download, recorder
+from tickerml.plugins import data_coverage, recorder
 from tickerml.plugins.data import commands
 from tickerml.plugins.data_ohlcv import read_history
 from tickerml.plugins.data_show import epoch_ns, parse_time
@@ -147,6 +148,14 @@ def test_what_reaches_into_other_data_is_refused_and_nothing_is_imported(tape, t
     assert [path.name for path in tape.iterdir() if path.is_dir()] == []
 
 
+def test_what_a_killed_import_has_left_goes_with_the_next(tape, tmp_path):
+    (tape / ".import-4194305-left").mkdir()  # more than any process has for its number
+
+    run("import", tmp_path / "capture.txt", "--tape", tape)
+
+    assert [path.name for path in tape.iterdir() if path.is_dir()] == []
+
+
 def test_a_frame_that_cannot_be_read_is_counted_with_its_reason(tmp_path):
     file = write_capture(tmp_path / "capture.txt", 3, line(9, "btcusd@depth@100ms", {"e": "depthUpdate"}))
 
@@ -212,6 +221,21 @@ def test_bars_are_imported_and_exported_again(tmp_path):
     assert report("verify", "--tape", tmp_path / "t")["streams"][0]["messages"] == 5
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_bars_that_went_out_come_in_again_as_they_were(tmp_path, form):
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    (tmp_path / "bars.csv").write_text(VENDOR)
+    run("import", tmp_path / "bars.csv", "--tape", tmp_path / "a", "--exchange", "coinbase")
+
+    run("export", form, "--tape", tmp_path / "a", "--out", tmp_path)
+    file = tmp_path / f"coinbase-BTC-USD-bar-3600.{form}"
+    run("import", file, "--tape", tmp_path / "b", "--exchange", "coinbase", "--symbol", "BTC/USD")
+
+    assert report("diff", tmp_path / "a", tmp_path / "b")["equal"]
+    assert TapeReader(tmp_path / "b").scale("bar-3600|coinbase|BTC/USD").tick_size == 10**10
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -222,7 +246,7 @@ def test_bars_are_imported_and_exported_again(tmp_path):
         ),
         ("date,open,high,low,close\n2020-01-01,1,2,0,x\n", "was 'x'"),
         ("date,open,high,low,close\n2020-01-01,1,2,0\n", "expected 5 columns in every line"),
-        ("nodate,open,high,low,close\n2020-01-01,1,2,0,1\n", "one of timestamp, date"),
+        ("nodate,open,high,low,close\n2020-01-01,1,2,0,1\n", "one of ts, timestamp, date"),
     ],
 )
 def test_bars_that_are_none_are_refused(tmp_path, text, words):
@@ -230,6 +254,64 @@ def test_bars_that_are_none_are_refused(tmp_path, text, words):
 
     with pytest.raises(ConfigError, match=words):
         read_history(tmp_path / "bars.csv", "x", "A/B")
+
+
+def test_bars_of_two_intervals_are_counted_each(tmp_path):
+    first = S - S % 3600
+    for name, step in ("minutes", 60), ("hours", 3600):
+        rows = "".join(f"{first + step * n},1,2,0.5,1\n" for n in range(4))
+        (tmp_path / name).write_text(f"time,open,high,low,close\n{rows}")
+        run("import", tmp_path / name, "--tape", tmp_path / "t", "--exchange", "x", "--symbol", "A/B")
+
+    [stream] = report("verify", "--tape", tmp_path / "t")["streams"]
+
+    assert (stream["messages"], sorted(stream["kinds"])) == (8, ["bar-3600", "bar-60"])
+
+
+FUNDING = """Symbol,Date,Funding Rate
+BTC-USDT,2020-01-01 03:00:00.000,-0.00012359
+BTC-USDT,2020-01-01 11:00:00.000,-0.00012383
+BTC-USDT,2020-01-01 11:00:00.000,-0.00012383
+"""
+
+
+def test_funding_rates_come_in_by_the_clock_that_is_said(tmp_path):
+    for symbol in "BTC", "ETH":
+        (tmp_path / f"{symbol}.csv").write_text(FUNDING.replace("BTC", symbol))
+    files = tmp_path / "BTC.csv", tmp_path / "ETH.csv"
+
+    run("import", *files, "--tape", tmp_path / "t", "--exchange", "binanceusdm", "--utc-offset", "3")
+
+    streams = report("verify", "--tape", tmp_path / "t")["streams"]
+    assert [(each["symbol"], each["parsed"], each["skipped"]) for each in streams if each["symbol"]] == [
+        ("BTC/USDT-PERP", 2, 1),
+        ("ETH/USDT-PERP", 2, 1),
+    ]
+    first = TapeReader(tmp_path / "t").read("funding|binanceusdm|BTC/USDT-PERP")["ts_recv"].min()
+    assert str(np.datetime64(int(first), "ns"))[:19] == "2020-01-01T00:00:00"
+    with pytest.raises(ConfigError, match=r"nor by what clock; say it with .* --utc-offset"):
+        run("import", *files, "--tape", tmp_path / "t", "--exchange", "binanceusdm")
+
+
+def test_a_hole_in_funding_rates_is_a_gap(tmp_path):
+    hours = [hour for hour in range(0, 20 * 24, 8) if not 100 < hour < 300]
+    dates = [np.datetime64("2020-01-01T00:00:00") + np.timedelta64(hour, "h") for hour in hours]
+    rows = "".join(f"BTC-USDT,{date},0.0001\n" for date in dates)
+    (tmp_path / "rates.csv").write_text(f"Symbol,Date,Funding Rate\n{rows}")
+    where = ["--exchange", "gate", "--utc-offset", "0", "--symbol", "BTC/USDT-PERP"]
+    run("import", tmp_path / "rates.csv", "--tape", tmp_path / "t", *where)
+
+    [stream] = report("coverage", "--tape", tmp_path / "t")["streams"]
+
+    assert [round((gap["end"] - gap["start"]) / 3.6e12) for gap in stream["gaps"]] == [208]
+
+
+def test_an_archive_of_something_else_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "day.zip", "w") as archive:
+        archive.writestr("day.csv", "0,1,2\n")
+
+    with pytest.raises(ConfigError, match="an npz with an array of hftbacktest's events, was an archive"):
+        run("import", tmp_path / "day.zip", "--tape", tmp_path / "t", "--exchange", "x", "--symbol", "A/B")
 
 
 def test_bars_need_to_be_told_whose_they_are(tmp_path):
@@ -352,13 +434,57 @@ def test_coverage_names_every_gap_with_its_reason(tmp_path):
     assert [(gap["start"] // s, gap["end"] // s, gap["reason"]) for gap in found["gaps"]] == [
         (10, 12, "feed lost: closed"),
         (14, 15, "sequence gap: expected 5, was 8"),
-        (16, 20, "silent for 4000 ms"),
+        (16, 21, "silent for 5.0 s"),
         (21, 100, "not recorded"),
     ]
     assert found["days"]["1970-01-01"]["covered"] == round(21 / 86_400, 6)
     assert "█" in text
     assert "!" in text
     assert "feed lost: closed" in text
+
+
+def test_a_silence_that_nobody_has_told_of_is_a_gap(tmp_path):
+    s, market = 10**9, Market()
+    times = [1, 2, 3, 700, 701, 5000, 5001]
+    record(
+        tmp_path, instrument(), *(market.trade(at * s, n + 1, n + 1, Side.BUY) for n, at in enumerate(times))
+    )
+
+    gaps = {
+        seconds: [
+            (gap["start"] // s, gap["end"] // s, gap["reason"])
+            for gap in report("coverage", "--tape", tmp_path, "--silence", seconds)["streams"][0]["gaps"]
+        ]
+        for seconds in ("600", "1000")
+    }
+
+    assert gaps["1000"] == [(701, 5000, "silence: nothing came")]
+    assert gaps["600"] == [(3, 700, "silence: nothing came"), *gaps["1000"]]
+
+
+def test_a_silence_between_two_blocks_is_a_gap_too(tmp_path):
+    s, market = 10**9, Market()
+    said = [market.trade((at + 1000 * (at > 3)) * s, at, at, Side.BUY) for at in range(1, 7)]
+    record(tmp_path, instrument(), *said, block_rows=1)
+
+    [stream] = report("coverage", "--tape", tmp_path)["streams"]
+
+    assert [(gap["start"] // s, gap["end"] // s) for gap in stream["gaps"]] == [(3, 1004)]
+
+
+def test_bars_that_are_missing_are_a_gap(tmp_path):
+    day, first = 86_400, S - S % 86_400
+    rows = "".join(f"{first + day * n},1,2,0.5,1\n" for n in (0, 1, 2, 5, 6))
+    (tmp_path / "bars").write_text(f"time,open,high,low,close\n{rows}")
+    run("import", tmp_path / "bars", "--tape", tmp_path / "t", "--exchange", "x", "--symbol", "A/B")
+
+    [stream] = report("coverage", "--tape", tmp_path / "t")["streams"]
+
+    [gap] = stream["gaps"]
+    begin, end = ((gap[what] // 10**9 - first) // day for what in ("start", "end"))
+    assert (begin, end, gap["reason"]) == (3, 5, "not recorded")
+    assert [there["covered"] for there in stream["days"].values() if there["covered"]] == [1.0] * 5
+    assert "days, 5 of them whole" in run("coverage", "--tape", tmp_path / "t")
 
 
 def test_the_days_of_a_span_are_covered_as_far_as_it_goes():
@@ -375,6 +501,11 @@ def test_a_book_is_shown_as_it_was(tape):
     text = run("inspect", "--tape", tape, "--at", "2023-11-14T22:13:25", "--depth", "2")
 
     assert text.startswith("binanceus BTC/USD  VALID  seq 1")
+    assert [line.split() for line in text.splitlines()[1:]] == [
+        ["1", "99.5", "|", "101", "2"],
+        ["4", "94.5", "|"],
+    ]
+    assert report("inspect", "--tape", tape, "--at", f"{S + 5}")["books"][0]["tick"] == 0.01
     assert report("inspect", "--tape", tape)["streams"][0]["blocks"] == 1
     assert len(report("inspect", "--tape", tape, "-n", "3")["rows"]["trade|binanceus|BTC/USD"]) == 3
 
@@ -405,6 +536,15 @@ def test_a_range_goes_out_of_one_stream(tape, tmp_path):
     assert list(found["files"].values()) == [3]
 
 
+def test_what_would_be_nothing_is_wrong_usage(tape, tmp_path):
+    to_csv = ["export", "csv", "--tape", tape, "--out", tmp_path]
+
+    with pytest.raises(ConfigError, match="expected the first to be before the second"):
+        run(*to_csv, "--from", "2024", "--to", "2023")
+    with pytest.raises(ConfigError, match=r"expected trades to make bars of on .*, was none"):
+        run(*to_csv, "--bars", "60", "--stream", "book|binanceus|BTC/USD")
+
+
 def test_an_unknown_form_or_stream_is_wrong_usage(tape, tmp_path):
     with pytest.raises(ConfigError, match="export xls: expected one of parquet, csv, arrow"):
         run("export", "xls", "--tape", tape, "--out", tmp_path)
@@ -425,124 +565,6 @@ def test_old_blocks_are_pruned_and_the_room_is_given_back(tmp_path):
     assert report("verify", "--tape", tmp_path)["ok"]
     with pytest.raises(ConfigError, match="say what to keep"):
         run("prune", "--tape", tmp_path)
-
-
-# --- Download ---------------------------------------------------------------------------------------
-
-
-class BaseError(Exception):
-    """As ccxt names the root of its errors."""
-
-
-class NetworkError(BaseError):
-    """One that another try may cure."""
-
-
-class Exchange:
-    """Answers as ccxt's clients do: bars of a minute, pages of 100, and now and then no answer."""
-
-    id = "test"
-    PAGE = 100
-
-    def __init__(self, count: int = 1000, fails: int = 0) -> None:
-        self.count = count
-        self.fails = fails
-        self.requests = 0
-        precision = {"price": 0.01, "amount": 0.001}
-        self.markets = {"BTC/USD": {"base": "BTC", "quote": "USD", "precision": precision, "swap": False}}
-
-    def load_markets(self) -> None: ...
-
-    def parse_timeframe(self, text: str) -> int:
-        return {"1m": 60, "1h": 3600}[text]
-
-    def fetch_ohlcv(self, symbol: str, timeframe: str, since: int) -> list[list[float]]:
-        self.requests += 1
-        if self.fails:
-            self.fails -= 1
-            raise NetworkError("no answer")
-        bars = [
-            [(S // 60 * 60 + 60 * n) * 1000, 100.1 + n, 101.0 + n, 99.0, 100.0, 0.123]
-            for n in range(self.count)
-        ]
-        return [bar for bar in bars if bar[0] >= since][: self.PAGE]
-
-    def fetch_trades(self, symbol: str, since: int) -> list[dict[str, Any]]:
-        trades = [
-            {"id": str(n), "timestamp": (S + n) * 1000, "price": 100.25, "amount": 0.005, "side": "sell"}
-            for n in range(self.count)
-        ]
-        return [trade for trade in trades if trade["timestamp"] >= since][: self.PAGE]
-
-    def fetch_funding_rate_history(self, symbol: str, since: int) -> list[dict[str, Any]]:
-        rates = [{"timestamp": (S + 28_800 * n) * 1000, "fundingRate": -0.0001 * n} for n in range(5)]
-        return [rate for rate in rates if rate["timestamp"] >= since]
-
-
-def fetch(client: Any, path: Path, what: str = "ohlcv", end: int = NS + 10**16) -> tuple[int, int]:
-    wanted = data_download.Wanted(what, "BTC/USD", "1m", 0, end)
-    return data_download.download(client, "test", wanted, path, lambda text, fraction=0.0: None)
-
-
-def test_a_history_is_fetched_page_by_page(tmp_path):
-    rows, _ = fetch(Exchange(), tmp_path)
-
-    bars = TapeReader(tmp_path).bars("bar-60|test|BTC/USD", 60)
-    assert rows == 4 * len(bars) == 4000
-    assert bars["open"].tolist()[:2] == [10_010, 10_110]
-    assert set(bars["volume"].tolist()) == {123}
-    assert np.diff(bars["ts"]).tolist() == [60 * 10**9] * 999
-
-
-def test_a_download_that_was_interrupted_goes_on_where_it_was(tmp_path):
-    fetch(Exchange(count=250), tmp_path)
-
-    client = Exchange()
-    rows, _ = fetch(client, tmp_path)
-
-    assert rows == 4 * 750
-    assert client.requests == 9  # eight pages, and one that is empty
-    assert len(TapeReader(tmp_path).bars("bar-60|test|BTC/USD", 60)) == 1000
-    assert fetch(Exchange(), tmp_path)[0] == 0
-    assert TapeReader(tmp_path).verify() == []
-
-
-def test_the_bar_that_has_not_ended_is_left_out(tmp_path):
-    fetch(Exchange(), tmp_path, end=(S // 60 * 60 + 90) * 10**9)
-
-    assert len(TapeReader(tmp_path).bars("bar-60|test|BTC/USD", 60)) == 1
-
-
-def test_no_answer_is_asked_for_again_and_then_said(tmp_path):
-    fetch(Exchange(count=5, fails=4), tmp_path / "a")
-    assert len(TapeReader(tmp_path / "a").bars("bar-60|test|BTC/USD", 60)) == 5
-
-    with pytest.raises(ConfigError, match="test: NetworkError: no answer"):
-        fetch(Exchange(fails=5), tmp_path / "b")
-
-
-def test_trades_and_funding_are_fetched_too(tmp_path):
-    fetch(Exchange(), tmp_path, "trades")
-    fetch(Exchange(), tmp_path, "funding")
-    reader = TapeReader(tmp_path)
-
-    assert reader.read("trade|test|BTC/USD")[["price", "quantity", "side", "seq"]].tolist()[7] == (
-        10_025,
-        5,
-        -1,
-        7,
-    )
-    assert len(reader.read("trade|test|BTC/USD")) == 1000
-    [first, *_] = [event.message for event in reader.merged(["funding|test|BTC/USD"], NS + 1)]
-    assert first.rate == -(10**8)
-
-
-def test_what_cannot_be_fetched_is_wrong_usage(tmp_path):
-    with pytest.raises(ConfigError, match="--what news: expected one of ohlcv, trades, funding"):
-        fetch(Exchange(), tmp_path, "news")
-    wanted = data_download.Wanted("ohlcv", "X/Y", "1m", 0, NS)
-    with pytest.raises(ConfigError, match="test lists no such market"):
-        data_download.download(Exchange(), "test", wanted, tmp_path, lambda text, fraction=0.0: None)
 
 
 # --- Times, and the command line as a whole ---------------------------------------------------------

@@ -3,8 +3,10 @@
 import itertools
 
 import pytest
+from typer.testing import CliRunner
 
 from tickerml.kernel import PluginError
+from tickerml.ui.cli import app
 from tickerml.ui.commands import run_plugin_command
 
 OWN = {"run", "status"}
@@ -153,3 +155,31 @@ def test_a_command_has_help_of_its_own(home, capsys):
 
     assert run("greet", "--help") == (True, 0)
     assert "Usage: tickerml greet" in capsys.readouterr().out
+
+
+def help_of_all():
+    result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_the_help_lists_the_words_of_plugins_and_imports_none(home):
+    path = put(home)
+
+    shown = help_of_all()
+
+    lines = [line.strip("│ ").split() for line in shown.splitlines()]
+    assert [line[0] for line in lines if "(command-greeter)" in line] == ["greet", "wave"]
+    assert "Commands of plugins" in shown
+    assert not was_imported(path)
+
+
+def test_the_help_lists_what_cannot_run_and_says_why(home):
+    paths = put(home), put(home)
+    (home / "plugins" / "broken.py").write_text("# /// tickerml-plugin\n# format = [\n# ///\n")
+
+    shown = help_of_all()
+
+    assert "(command-greeter, which cannot run: 2 plugins have this id" in shown
+    assert "(command-data)" in shown
+    assert not any(map(was_imported, paths))

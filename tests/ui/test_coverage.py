@@ -53,6 +53,14 @@ def test_a_gap_makes_each_day_it_touches_doubtful_and_is_told_with_its_reason():
     assert row["cells"][2]["hint"][2] == "00:00:00 for 2.5 h: not recorded"
 
 
+def test_a_silence_is_no_doubt_and_no_data_either():
+    gap = {"start": FIRST, "end": FIRST + DAY, "reason": "silence: nothing came"}
+    (row,) = calendar([stream({"2024-06-01": day(1.0)}, [gap])])["rows"]
+
+    assert (row["cells"][0]["level"], row["cells"][0]["is_doubtful"]) == (1, False)
+    assert row["cells"][0]["hint"][2] == "00:00:00 for 24.0 h: silence: nothing came"
+
+
 def test_times_that_are_in_doubt_twice_are_counted_once():
     spans = ((0, 3600), (1800, 7200), (3600, 5400))
     gaps = [

@@ -35,13 +35,13 @@ def test_a_feed_that_has_said_nothing_is_not_believed_and_claims_no_counts():
     feed = Feed("kraken")
 
     assert feed.doubt(100.0) == "nothing yet"
-    assert {figure(feed, name) for name in ("Last message", "Gaps", "Skipped", "Checksums ok")} == {"–"}
+    assert {figure(feed, name) for name in ("Silent for", "Gaps", "Skipped", "Checksums ok")} == {"–"}
 
 
 def test_a_feed_is_believed_while_it_speaks_and_is_not_lost():
     feed = Feed("kraken")
     feed.hear(99.5)
-    assert (feed.doubt(100.0), figure(feed, "Last message")) == ("", "0.5 s ago")
+    assert (feed.doubt(100.0), figure(feed, "Silent for")) == ("", "0.5 s")
 
     assert feed.doubt(107.5) == "silent for 8 s"
     feed.take(FeedLost(36_000 * NS, "kraken", "closed by the server", 100))

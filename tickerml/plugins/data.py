@@ -12,18 +12,19 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from tickerml.kernel import ConfigError, StoreCorrupt, StoreError, WallClock, hookimpl, log, runs
+from tickerml.kernel import UNIT, ConfigError, Grid, StoreCorrupt, StoreError, WallClock, hookimpl, log, runs
 
 from . import data_coverage, data_download, data_import, data_verify
-from .data_show import format_time, parse_time, print_table, progress
+from .data_show import format_time, parse_time, plural, print_table, progress
 from .tape import TapeReader, TapeWriter
-from .tape_rows import MAX_TS, MIN_TS, Kind, split_stream
+from .tape_rows import MAX_TS, MIN_TS, Kind, split_stream, stream_name
 from .tape_tables import FORMATS, bars_of, write
 
 commands = typer.Typer(
@@ -45,6 +46,7 @@ End = Annotated[str, typer.Option("--to", help="The time of receipt to end befor
 Exchange = Annotated[str, typer.Option("--exchange", help="Where it is from.")]
 Symbol = Annotated[str, typer.Option("--symbol", help="Of what it is: BTC/USDT.")]
 
+_SCALES = ("tick", "lot")
 _DAY_NS = 86_400 * 10**9
 
 
@@ -76,10 +78,11 @@ def _reader(given: Path | None) -> TapeReader:
 
 
 def _range(start: str, end: str) -> tuple[int, int]:
-    return (
-        parse_time(start, "--from") if start else MIN_TS,
-        parse_time(end, "--to") if end else MAX_TS,
-    )
+    first = parse_time(start, "--from") if start else MIN_TS
+    last = parse_time(end, "--to") if end else MAX_TS
+    if first >= last:
+        raise ConfigError(f"--from {start} --to {end}: expected the first to be before the second, was not")
+    return first, last
 
 
 def _chosen(tape: TapeReader, wanted: list[str] | None) -> list[str]:
@@ -99,13 +102,18 @@ def _print_json(report: Any) -> None:
 @commands.command("import")
 def import_command(
     files: Annotated[
-        list[Path], typer.Argument(help="Captures, OHLCV as CSV or Parquet, hftbacktest's npz.")
+        list[Path],
+        typer.Argument(help="Captures, OHLCV as CSV or Parquet, hftbacktest's npz, funding rates as CSV."),
     ],
     tape: Annotated[Path, typer.Option("--tape", help="The directory of the tape; it is made.")],
     exchange: Exchange = "",
     symbol: Symbol = "",
     quotes: Annotated[bool, typer.Option(help="Also best bids and asks.")] = True,
     block_rows: Annotated[int, typer.Option(min=1, max=1_000_000, help="Rows of a block.")] = 16_384,
+    utc_offset: Annotated[
+        float | None,
+        typer.Option(min=-14, max=14, help="How many hours the clock of funding rates is ahead of UTC."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """
@@ -114,15 +122,15 @@ def import_command(
     Captures go through the same parsers and the same recorder as live data. Nothing is imported
     when anything is wrong. What is there already is left as it is.
     """
-    settings = data_import.Settings(exchange, symbol, quotes, block_rows)
+    settings = data_import.Settings(exchange, symbol, quotes, block_rows, utc_offset)
     with _quiet(as_json), progress("import", as_json) as update:
         found = data_import.import_files(files, tape, settings, update)
     if as_json:
         return _print_json({"tape": str(tape), **found._asdict()})
-    kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds.items())
+    kinds = ", ".join(plural(count, f"{kind} file") for kind, count in found.kinds.items())
     print(
-        f"{kinds}: {found.rows:,} rows of {found.streams} streams in {found.blocks} blocks, "
-        f"{found.new_blocks} of them new"
+        f"{kinds}: {plural(found.rows, 'row')} of {plural(found.streams, 'stream')} "
+        f"in {plural(found.blocks, 'block')}, {found.new_blocks:,} of them new"
     )
 
 
@@ -135,6 +143,9 @@ def download_command(
     start: Annotated[str, typer.Option("--from", help="From when on, UTC.")] = "",
     end: Annotated[str, typer.Option("--to", help="Until when, UTC. [default: now]")] = "",
     timeframe: Annotated[str, typer.Option(help="Of the bars: 1m, 1h, 1d.")] = "1m",
+    settings: Annotated[
+        str, typer.Option("--config", help="What ccxt's constructor takes besides, as JSON: urls, proxies.")
+    ] = "{}",
     as_json: AsJson = False,
 ) -> None:
     """Fetch an exchange's history through ccxt; goes on where the tape ends, also after an interruption."""
@@ -146,12 +157,16 @@ def download_command(
             parse_time(start, "--from") if start else 0,
             parse_time(end, "--to") if end else WallClock().now(),
         )
-        client = data_download.connect(exchange)
-        rows, since = data_download.download(client, exchange, wanted, tape, update)
-    report = {"tape": str(tape), "rows": rows, "since": since}
+        client = data_download.connect(exchange, settings)
+        done = data_download.download(client, exchange, wanted, tape, update)
     if as_json:
-        return _print_json(report)
-    print(f"{rows:,} rows from {format_time(since)} on")
+        return _print_json({"tape": str(tape), **done._asdict()})
+    if not done.records:
+        hint = "" if start else "; say with --from when to begin"
+        return print(f"nothing new from {format_time(done.since)} on{hint}")
+    print(f"{plural(done.records, 'record')} from {format_time(done.first)} to {format_time(done.last)}")
+    if start and done.first - done.since > _DAY_NS:
+        print(f"{exchange} gave nothing between {format_time(done.since)} and the first of them")
 
 
 # --- Looking --------------------------------------------------------------------------------------
@@ -181,17 +196,23 @@ def verify_command(tape: Tape = None, as_json: AsJson = False) -> None:
 
 
 @commands.command("coverage")
-def coverage_command(tape: Tape = None, as_json: AsJson = False) -> None:
+def coverage_command(
+    tape: Tape = None,
+    silence: Annotated[
+        float, typer.Option(min=0.001, help="The shortest silence that counts as a gap, s.")
+    ] = data_coverage.SILENCE_S,
+    as_json: AsJson = False,
+) -> None:
     """Show what is there and when, day by day, and every gap with its reason."""
     with _quiet(as_json):
-        streams = data_coverage.coverage(TapeReader(_place(tape)))
+        streams = data_coverage.coverage(TapeReader(_place(tape)), silence)
     if as_json:
         return _print_json({"tape": str(tape), "streams": streams})
     for line in data_coverage.picture(streams, shutil.get_terminal_size((100, 24)).columns):
         print(line)
     for stream in streams:
-        days = ", ".join(f"{day} {part['covered']:.1%}" for day, part in stream["days"].items())
-        print(f"{stream['stream']}: {stream['rows']:,} rows; {days}")
+        rows = plural(stream["rows"], "row")
+        print(f"{stream['stream']}: {rows}; {data_coverage.days_text(stream['days'])}")
         for gap in stream["gaps"]:
             seconds = (gap["end"] - gap["start"]) / 1e9
             print(f"  {format_time(gap['start'])} +{seconds:,.3f} s  {gap['reason']}")
@@ -217,7 +238,8 @@ def inspect_command(
     if as_json:
         size = reader.path.stat().st_size
         return _print_json({"tape": str(reader.path), "file_bytes": size, "streams": rows, "rows": heads})
-    print_table(rows, ["stream", "blocks", "rows", "bytes", "bytes_per_row", "first", "last", "tick", "lot"])
+    shown = [row | {scale: f"{row[scale]:.12f}".rstrip("0").rstrip(".") for scale in _SCALES} for row in rows]
+    print_table(shown, ["stream", "blocks", "rows", "bytes", "bytes_per_row", "first", "last", *_SCALES])
     for name, head in heads.items():
         print(name)
         for row in head:
@@ -225,7 +247,7 @@ def inspect_command(
 
 
 def _about(reader: TapeReader, stream: str) -> dict[str, Any]:
-    blocks, instrument = reader.blocks(stream), reader.scale(stream)
+    blocks = reader.blocks(stream)
     rows, stored = sum(block.rows for block in blocks), sum(block.stored_bytes for block in blocks)
     return {
         "stream": stream,
@@ -235,9 +257,14 @@ def _about(reader: TapeReader, stream: str) -> dict[str, Any]:
         "bytes_per_row": round(stored / rows, 2) if rows else 0.0,
         "first": format_time(min(block.first_ts for block in blocks)) if blocks else "",
         "last": format_time(max(block.last_ts for block in blocks)) if blocks else "",
-        "tick": instrument.tick_size / 1e12 if instrument else 0.0,
-        "lot": instrument.lot_size / 1e12 if instrument else 0.0,
+        **_scale(reader, stream),
     }
+
+
+def _scale(reader: TapeReader, stream: str) -> dict[str, float]:
+    # What a tick and a lot are; 0 where the tape does not say it.
+    known = reader.scale(stream)
+    return {"tick": known.tick_size / UNIT if known else 0.0, "lot": known.lot_size / UNIT if known else 0.0}
 
 
 def _print_books(reader: TapeReader, names: list[str], ts: int, depth: int, as_json: bool) -> None:
@@ -250,6 +277,7 @@ def _print_books(reader: TapeReader, names: list[str], ts: int, depth: int, as_j
                 "symbol": book.symbol,
                 "state": book.state.name,
                 "seq": book.seq,
+                **_scale(reader, stream_name("book", book.exchange, book.symbol)),
                 "bids": book.bids.top(depth),
                 "asks": book.asks.top(depth),
             }
@@ -257,9 +285,14 @@ def _print_books(reader: TapeReader, names: list[str], ts: int, depth: int, as_j
         ]
         return _print_json({"at": ts, "books": found})
     for book in books:
+        scale = reader.scale(stream_name("book", book.exchange, book.symbol))
+        steps = (scale.tick_size, scale.lot_size) if scale else (UNIT, UNIT)
+        prices, sizes = map(Grid, steps)
         print(f"{book.exchange} {book.symbol}  {book.state.name}  seq {book.seq}")
-        for bid, ask in zip(book.bids.top(depth), book.asks.top(depth), strict=False):
-            print(f"  {bid[1]:>16,} {bid[0]:>12,} | {ask[0]:<12,} {ask[1]:<16,}")
+        for bid, ask in zip_longest(book.bids.top(depth), book.asks.top(depth), fillvalue=()):
+            left = f"{sizes.text(bid[1])}   {prices.text(bid[0])}" if bid else ""
+            right = f"{prices.text(ask[0])}   {sizes.text(ask[1])}" if ask else ""
+            print(f"  {left:>32} | {right}")
 
 
 @commands.command("diff")
@@ -319,10 +352,14 @@ def export_command(
     with _quiet(as_json), progress("export", as_json) as update:
         reader = _reader(tape)
         names = [name for name in _chosen(reader, stream) if not bars or name.startswith("trade|")]
+        limits = _range(start, end)
+        if not names:
+            what = "trades to make bars of" if bars else "a stream"
+            raise ConfigError(f"export: expected {what} on {reader.path}, was none")
         written = {}
         for number, name in enumerate(names):
             update(name, number / len(names))
-            path, count = _export(reader, name, form, out, _range(start, end), bars)
+            path, count = _export(reader, name, form, out, limits, bars)
             written[str(path)] = count
     if as_json:
         return _print_json({"files": written})

@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from tickerml.kernel import (
     NS_PER_MS,
     NS_PER_S,
@@ -20,9 +23,14 @@ from tickerml.kernel import (
 from .data_show import format_time
 from .tape import TapeReader
 from .tape_blocks import Block
-from .tape_rows import split_stream
+from .tape_rows import Kind, Rows, split_stream
+
+SILENCE_S = 600.0  # the shortest that is told of where no feed has told of it
+NOT_RECORDED = "not recorded"
+NOTHING_CAME = "silence: nothing came"  # and nobody had a doubt, so it may be so
 
 _DAY_NS = 86_400 * NS_PER_S
+_FEW_DAYS = 4
 _FULL, _PART, _NONE, _GAP = "█", "▒", "·", "!"
 
 
@@ -42,28 +50,99 @@ class Span(NamedTuple):
     rows: int
 
 
-def coverage(tape: TapeReader) -> list[dict[str, Any]]:
-    """Return for each stream its spans, what of each day is there, and its gaps."""
+def coverage(tape: TapeReader, silence_s: float = SILENCE_S) -> list[dict[str, Any]]:
+    """
+    Return for each stream its spans, what of each day is there, and its gaps.
+
+    Args:
+        silence_s: how long a stream says nothing, though nothing is known to be wrong, to be told of.
+    """
     doubts = tape.doubts()
-    return [_stream(stream, tape.blocks(stream), doubts) for stream in tape.streams()]
+    return [_Stream(tape, stream, int(silence_s * NS_PER_S)).report(doubts) for stream in tape.streams()]
 
 
-def _stream(stream: str, blocks: Sequence[Block], doubts: Iterable[Message]) -> dict[str, Any]:
-    kind, exchange, symbol = split_stream(stream)
-    spans = spans_of(blocks)
-    gaps = [Gap(before.end, after.start, "not recorded") for before, after in pairwise(spans)]
-    if spans:
-        gaps += doubtful(doubts, exchange, symbol, kind == "book", spans[-1].end)
-    return {
-        "stream": stream,
-        "rows": sum(span.rows for span in spans),
-        "first": spans[0].start if spans else 0,
-        "last": spans[-1].end if spans else 0,
-        "spans": [span._asdict() for span in spans],
-        "bytes": sum(block.stored_bytes for block in blocks),
-        "days": days_of(spans, blocks),
-        "gaps": [gap._asdict() for gap in sorted(gaps)],
-    }
+class _Stream:
+    # One stream of a tape; of its rows no more is read than the gaps ask for.
+
+    def __init__(self, tape: TapeReader, stream: str, silence_ns: int) -> None:
+        self._tape = tape
+        self._name = stream
+        self._silence_ns = silence_ns
+        self._kind, self._exchange, self._symbol = split_stream(stream)
+        self._blocks = tape.blocks(stream)
+        is_bars = self._kind.startswith("bar-")
+        self._spans = spans_of_bars(tape.read(stream)) if is_bars else spans_of(self._blocks)
+
+    def report(self, doubts: Iterable[Message]) -> dict[str, Any]:
+        spans = self._spans
+        return {
+            "stream": self._name,
+            "rows": sum(block.rows for block in self._blocks),
+            "first": spans[0].start if spans else 0,
+            "last": spans[-1].end if spans else 0,
+            "spans": [span._asdict() for span in spans],
+            "bytes": sum(block.stored_bytes for block in self._blocks),
+            "days": days_of(spans, self._blocks),
+            "gaps": [gap._asdict() for gap in sorted(self._gaps(doubts))],
+        }
+
+    def _gaps(self, doubts: Iterable[Message]) -> list[Gap]:
+        spans = self._spans
+        gaps = [Gap(before.end, after.start, NOT_RECORDED) for before, after in pairwise(spans)]
+        if not spans or self._kind.startswith("bar-"):
+            return gaps
+        doubtful_ones = doubtful(doubts, self._exchange, self._symbol, self._kind == "book", spans[-1].end)
+        gaps += [self._whole(gap) for gap in doubtful_ones]
+        return gaps + [
+            each
+            for each in self._silences()
+            if not any(gap.start < each.end and gap.end > each.start for gap in gaps)
+        ]
+
+    def _whole(self, gap: Gap) -> Gap:
+        # A feed says that a book is silent long before it speaks again, if it does.
+        if not gap.reason.startswith("silent"):
+            return gap
+        block = next((block for block in self._blocks if block.last_ts > gap.end), None)
+        if block is None:
+            return gap
+        rows = self._tape.read(self._name, gap.end + 1, block.last_ts + 1)
+        heard = rows["ts_recv"][rows["kind"] != Kind.GAP]
+        end = int(heard.min()) if len(heard) else gap.end
+        return Gap(gap.start, end, f"silent for {(end - gap.start) / NS_PER_S:,.1f} s")
+
+    def _silences(self) -> Iterable[Gap]:
+        # Only a block that takes that long can hold one: of those of a busy stream none is read.
+        if self._kind == "funding":
+            # Every few seconds from a feed, every few hours from a history: what is usual is no silence.
+            times = np.unique(self._tape.read(self._name)["ts_recv"])
+            usual = np.median(np.diff(times)) if len(times) > 1 else 0
+            yield from self._long(times, max(self._silence_ns, int(1.5 * usual)))
+            return
+        last: Block | None = None
+        for block in self._blocks:
+            times = np.array([block.first_ts, block.last_ts])
+            if block.last_ts - block.first_ts >= self._silence_ns:
+                times = self._tape.read(self._name, block.first_ts, block.last_ts + 1)["ts_recv"]
+            if last is not None and block.number == last.number + 1:
+                times = np.concatenate([[last.last_ts], times])
+            yield from self._long(np.sort(times), self._silence_ns)
+            last = block
+
+    @staticmethod
+    def _long(times: npt.NDArray[np.int64], least_ns: int) -> Iterable[Gap]:
+        for at in np.flatnonzero(np.diff(times) >= least_ns).tolist():
+            start, end = int(times[at]), int(times[at + 1])
+            yield Gap(start, end, NOTHING_CAME)
+
+
+def spans_of_bars(rows: Rows) -> list[Span]:
+    """Return the times that bars follow one another, each from its begin to its end."""
+    made = rows[rows["kind"] == Kind.BAR]
+    bars = np.unique(np.stack([made["ts_event"], made["ts_recv"]], axis=1), axis=0)
+    cuts = np.flatnonzero(bars[1:, 0] > bars[:-1, 1]) + 1
+    pieces = np.split(bars, cuts) if len(bars) else []
+    return [Span(int(piece[0, 0]), int(piece[-1, 1]), len(piece)) for piece in pieces]
 
 
 def spans_of(blocks: Iterable[Block]) -> list[Span]:
@@ -86,7 +165,8 @@ def days_of(spans: Iterable[Span], blocks: Iterable[Block]) -> dict[str, dict[st
     for start, end, _ in spans:
         for day in range(start // _DAY_NS, end // _DAY_NS + 1):
             within = min(end, (day + 1) * _DAY_NS) - max(start, day * _DAY_NS)
-            covered[day] = covered.get(day, 0) + within
+            if within:
+                covered[day] = covered.get(day, 0) + within
     rows, stored = Counter[int](), Counter[int]()
     for block in blocks:
         rows[block.first_ts // _DAY_NS] += block.rows
@@ -130,7 +210,7 @@ def doubtful(doubts: Iterable[Message], exchange: str, symbol: str, is_book: boo
                 opened.setdefault("book", (doubt.ts_recv, "checksum failed"))
             case BookStale() if is_book:
                 silent = doubt.silent_ms * NS_PER_MS
-                gaps.append(Gap(doubt.ts_recv - silent, doubt.ts_recv, f"silent for {doubt.silent_ms} ms"))
+                gaps.append(Gap(doubt.ts_recv - silent, doubt.ts_recv, "silent"))
             case BookResynced():
                 close("book", doubt.ts_recv)
             case _:
@@ -162,10 +242,19 @@ def picture(streams: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     return lines
 
 
+def days_text(days: Mapping[str, Mapping[str, float]]) -> str:
+    """Return what days_of() says: each day, or of many how much of them is there."""
+    if len(days) <= _FEW_DAYS:
+        return ", ".join(f"{day} {part['covered']:.1%}" for day, part in days.items())
+    covered = [part["covered"] for part in days.values()]
+    whole = sum(part == 1.0 for part in covered)
+    return f"{min(days)} to {max(days)}: {len(days):,} days, {whole:,} of them whole"
+
+
 def _cell(stream: Mapping[str, Any], start: int, end: int) -> str:
     covered = sum(max(min(end, span["end"] + 1) - max(start, span["start"]), 0) for span in stream["spans"])
     is_doubtful = any(
-        gap["start"] < end and gap["end"] >= start and gap["reason"] != "not recorded"
+        gap["start"] < end and gap["end"] >= start and gap["reason"] not in (NOT_RECORDED, NOTHING_CAME)
         for gap in stream["gaps"]
     )
     if is_doubtful and covered:

@@ -13,16 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from tickerml.kernel import NS_PER_MS, NS_PER_S, UNIT, ConfigError, FundingUpdated, Instrument, Side, Trade
 
 from .data_show import Update, format_time
 from .tape import FILE, TapeReader, TapeWriter
-from .tape_blocks import INSTRUMENTS, pack_note
+from .tape_blocks import pack_scale
 from .tape_rows import MIN_TS, Draft, Rows, stream_name
 from .tape_tables import BAR, rows_of_bars
 
+_STEPS = 4  # ccxt's precisionMode in which a precision is a step; otherwise it is a number of decimals
+_EMPTY = 200  # pages in a row with nothing in them are the end
 _TRIES = 5  # of a request that the network failed
 
 Page = list[Any]
@@ -38,12 +41,18 @@ class Wanted(NamedTuple):
     end: int
 
 
-def connect(exchange: str) -> Any:
+def connect(exchange: str, config: str = "{}") -> Any:
     """
     Return ccxt's client of *exchange*.
 
-    Raises: ConfigError: ccxt is not installed, or knows no such exchange.
+    Args:
+        config: what its constructor takes besides, as a JSON object: urls, proxies, timeout.
+    Raises: ConfigError: ccxt is not installed, or knows no such exchange; the config is no object.
     """
+    try:
+        settings = msgspec.json.decode(config, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"--config {config}: expected a JSON object, was not: {error}") from None
     try:
         import ccxt
     except ImportError:
@@ -52,39 +61,60 @@ def connect(exchange: str) -> Any:
         ) from None
     if exchange not in ccxt.exchanges:
         raise ConfigError(f"--exchange {exchange}: ccxt knows no such exchange")
-    return getattr(ccxt, exchange)({"enableRateLimit": True})
+    return getattr(ccxt, exchange)({"enableRateLimit": True, **settings})
 
 
-def download(client: Any, exchange: str, wanted: Wanted, directory: Path, update: Update) -> tuple[int, int]:
+class Downloaded(NamedTuple):
+    """What a download has brought: how many records, asked from *since* on, and their first and last time."""
+
+    records: int
+    since: int
+    first: int = 0
+    last: int = 0
+
+
+def download(client: Any, exchange: str, wanted: Wanted, directory: Path, update: Update) -> Downloaded:
     """
-    Fetch what is *wanted* into the tape in *directory*, and return (new rows, from when on).
+    Fetch what is *wanted* into the tape in *directory*.
 
     Args:
         client: of ccxt, or what answers as that does.
-    Raises: ConfigError: the exchange does not have it, or does not answer.
+    Raises: ConfigError: the exchange does not have it, or does not answer; the tape has the stream
+        in other ticks or lots.
     """
-    fetchers = {"ohlcv": _Bars, "trades": _Trades, "funding": _Funding}
+    fetchers: dict[str, type[_Fetcher]] = {"ohlcv": _Bars, "trades": _Trades, "funding": _Funding}
     if wanted.what not in fetchers:
         raise ConfigError(f"--what {wanted.what}: expected one of {', '.join(fetchers)}")
-    instrument = _asked(client, lambda: _instrument(client, exchange, wanted.symbol))
-    fetcher = fetchers[wanted.what](client, instrument, wanted)
+    instrument, size = _asked(client, partial(_market, client, exchange, wanted))
+    fetcher = fetchers[wanted.what](client, instrument, size, wanted)
     writer = TapeWriter(directory / FILE)
-    writer.seal_all([], [pack_note(INSTRUMENTS, instrument, 0)])
     reader = TapeReader(directory)
+    _check_scale(reader, fetcher)
+    writer.seal_all([], [pack_scale(fetcher.stream, fetcher.instrument)])
     last, number = _newest(reader, fetcher)
-    since = max(wanted.start, last + 1)
-    at, count = since, 0
-    while at < wanted.end:
-        page = _asked(client, partial(fetcher.page, at // NS_PER_MS))
-        rows = fetcher.rows([row for row in page if last < fetcher.ts(row) < wanted.end])
-        if not len(rows):
-            break
-        writer.seal(fetcher.stream, number, rows)
-        number, count = number + 1, count + len(rows)
-        last = max(fetcher.ts(row) for row in page)
-        at = last + 1
-        update(f"{count:,} rows to {format_time(last)}", (last - since) / max(wanted.end - since, 1))
-    return count, since
+    done = Downloaded(0, max(wanted.start, last + 1))
+    at, empty = done.since, 0
+    # Some exchanges give what is in a window behind what was asked for, so nothing may lie before something.
+    while at < wanted.end and empty < _EMPTY:
+        new = fetcher.new(at, last)
+        if new:
+            writer.seal(fetcher.stream, number, fetcher.rows(new))
+            last = max(map(fetcher.ts, new))
+            number, at, empty = number + 1, last + 1, 0
+            done = Downloaded(done.records + len(new), done.since, done.first or fetcher.ts(new[0]), last)
+        else:
+            at, empty = at + fetcher.SPAN_NS, empty + 1
+        update(f"{done.records:,} to {format_time(at)}", (at - done.since) / max(wanted.end - done.since, 1))
+    return done
+
+
+def _check_scale(reader: TapeReader, fetcher: "_Fetcher") -> None:
+    there, its = reader.scale(fetcher.stream), fetcher.instrument
+    is_same = there is None or (there.tick_size, there.lot_size) == (its.tick_size, its.lot_size)
+    if not is_same and fetcher.stream in reader.streams():
+        raise ConfigError(
+            f"{reader.path}: {fetcher.stream} is there in other ticks or lots; download it into another tape"
+        )
 
 
 def _asked(client: Any, request: Callable[[], Any]) -> Any:
@@ -101,19 +131,25 @@ def _asked(client: Any, request: Callable[[], Any]) -> Any:
     raise AssertionError
 
 
-def _instrument(client: Any, exchange: str, symbol: str) -> Instrument:
+def _market(client: Any, exchange: str, wanted: Wanted) -> tuple[Instrument, Decimal]:
+    # The instrument, and how much of the base asset an amount of 1 is.
     client.load_markets()
-    if symbol not in client.markets:
-        raise ConfigError(f"--symbol {symbol}: {exchange} lists no such market")
-    market = client.markets[symbol]
+    if wanted.symbol not in client.markets:
+        raise ConfigError(f"--symbol {wanted.symbol}: {exchange} lists no such market")
+    market = client.markets[wanted.symbol]
     name = f"{market['base']}/{market['quote']}" + ("-PERP" if market.get("swap") else "")
-    precision = market["precision"]
-    tick, lot = (_step(precision.get(key)) for key in ("price", "amount"))
-    return Instrument(0, exchange, name, market["base"], market["quote"], tick, lot)
+    size = Decimal(repr(market.get("contractSize") or 1))
+    precision, mode = market["precision"], getattr(client, "precisionMode", _STEPS)
+    tick, lot = (_step(precision.get(key), mode) for key in ("price", "amount"))
+    lot = max(int(lot * size), 1)
+    return Instrument(0, exchange, name, market["base"], market["quote"], tick, lot), size
 
 
-def _step(precision: float | None) -> int:
-    return int(Decimal(repr(precision)) * UNIT) if precision else UNIT // 10**8
+def _step(precision: float | None, mode: int) -> int:
+    if precision is None:
+        return UNIT // 10**8
+    step = Decimal(repr(precision)) if mode == _STEPS else Decimal(1).scaleb(-int(precision))
+    return max(int(step * UNIT), 1)
 
 
 def _newest(reader: TapeReader, fetcher: "_Fetcher") -> tuple[int, int]:
@@ -129,10 +165,12 @@ class _Fetcher:
     # One kind of history: how a page is asked for, and what its rows are.
 
     KIND = ""
+    SPAN_NS = 3600 * NS_PER_S  # that a page covers at least where it is a window
 
-    def __init__(self, client: Any, instrument: Instrument, wanted: Wanted) -> None:
+    def __init__(self, client: Any, instrument: Instrument, size: Decimal, wanted: Wanted) -> None:
         self.client = client
         self.instrument = instrument
+        self.size = size
         self.wanted = wanted
 
     @property
@@ -141,6 +179,11 @@ class _Fetcher:
 
     def page(self, since_ms: int) -> Page:
         raise NotImplementedError
+
+    def new(self, at: int, last: int) -> Page:
+        """Return what there is from *at* on and came after *last*, oldest first; nothing for nothing."""
+        page = _asked(self.client, partial(self.page, at // NS_PER_MS))
+        return sorted((row for row in page if last < self.ts(row) < self.wanted.end), key=self.ts)
 
     def ts(self, row: Any) -> int:
         return int(row["timestamp"]) * NS_PER_MS
@@ -152,13 +195,17 @@ class _Fetcher:
         return round((value or 0) * UNIT / self.instrument.tick_size)
 
     def quantity(self, value: float | None) -> int:
-        return round((value or 0) * UNIT / self.instrument.lot_size)
+        return round((value or 0) * float(self.size) * UNIT / self.instrument.lot_size)
 
 
 class _Bars(_Fetcher):
-    def __init__(self, client: Any, instrument: Instrument, wanted: Wanted) -> None:
-        super().__init__(client, instrument, wanted)
-        self.seconds = int(client.parse_timeframe(wanted.timeframe))
+    def __init__(self, client: Any, instrument: Instrument, size: Decimal, wanted: Wanted) -> None:
+        super().__init__(client, instrument, size, wanted)
+        try:
+            self.seconds = int(client.parse_timeframe(wanted.timeframe))
+        except Exception as error:  # of whatever kind this version of ccxt says it with
+            raise ConfigError(f"--timeframe {wanted.timeframe}: expected one such as 1m, 1h, 1d") from error
+        self.SPAN_NS = 200 * self.seconds * NS_PER_S
 
     @property
     def stream(self) -> str:
@@ -182,6 +229,12 @@ class _Bars(_Fetcher):
 class _Trades(_Fetcher):
     KIND = "trade"
 
+    def new(self, at: int, last: int) -> Page:
+        found = super().new(at, last)
+        # A page may end among trades of one ms: those come again with the next.
+        whole = [row for row in found if self.ts(row) < self.ts(found[-1])]
+        return whole or found
+
     def page(self, since_ms: int) -> Page:
         found: Page = self.client.fetch_trades(self.wanted.symbol, since_ms)
         return found
@@ -199,6 +252,7 @@ class _Trades(_Fetcher):
 
 class _Funding(_Fetcher):
     KIND = "funding"
+    SPAN_NS = 30 * 86_400 * NS_PER_S
 
     def page(self, since_ms: int) -> Page:
         found: Page = self.client.fetch_funding_rate_history(self.wanted.symbol, since_ms)

@@ -1,15 +1,17 @@
 """
 Recorded history into a tape: captures, bars, and hftbacktest's events, told apart by their content.
 
-Captures go through the exchange-capture plugin and the recorder, as they would live, and so does
-what hftbacktest recorded from its events on. Everything goes into a tape of its own first, and
+Captures and funding rates go through their exchange plugins and the recorder, as they would live,
+and so does what hftbacktest recorded from its events on. Everything goes into a tape of its own first, and
 from there, whole or not at all, into the one that was named. What that tape has already is left
 as it is; what reaches into the time of other data of the same stream is refused.
 """
 
 import gzip
+import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,9 +37,11 @@ from .tape_blocks import COUNTS, pack_note, pack_scale
 from .tape_rows import stream_name
 from .tape_tables import rows_of_bars
 
-CAPTURE, BARS, EVENTS = "capture", "bars", "hftbacktest"
+CAPTURE, BARS, EVENTS, FUNDING = "capture", "bars", "hftbacktest", "funding"
 
-_SOURCE, _STORE = "exchange-capture", "recorder"
+_SOURCE, _FUNDING, _STORE = "exchange-capture", "exchange-funding-csv", "recorder"
+_FUNDING_HEADER = b"Symbol,Date,Funding Rate"
+_STAGING = ".import-"
 _HEAD_BYTES = 4096
 _BLOCK_BARS = 4096
 _EVERY = 500  # inputs between two looks at the progress
@@ -51,6 +55,7 @@ class Settings(NamedTuple):
     symbol: str = ""
     quotes: bool = True
     block_rows: int = 16_384
+    utc_offset_h: float | None = None  # of the clock of funding rates, which do not say it
     map_mb: int = 16_384
 
 
@@ -66,7 +71,7 @@ class Imported(NamedTuple):
 
 def recognise(path: Path) -> str:
     """
-    Return what *path* holds: EVENTS, BARS, or else CAPTURE, which its own reader checks.
+    Return what *path* holds: EVENTS, FUNDING, BARS, or else CAPTURE, which its own reader checks.
 
     Raises: ConfigError: it cannot be read, or is empty.
     """
@@ -82,6 +87,8 @@ def recognise(path: Path) -> str:
         raise ConfigError(f"{path}: expected recorded data, was an empty file")
     if head.startswith(b"PK"):
         return EVENTS
+    if head.startswith(_FUNDING_HEADER):
+        return FUNDING
     is_table = (
         head.startswith(PARQUET_MAGIC) or header_line(head.decode(errors="replace").splitlines()) is not None
     )
@@ -98,11 +105,19 @@ def import_files(files: Sequence[Path], directory: Path, settings: Settings, upd
     kinds: dict[str, list[Path]] = {}
     for path in files:
         kinds.setdefault(recognise(path), []).append(path)
-    directory.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".import-", dir=directory))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        staging = _staging(directory)
+    except OSError as error:
+        raise ConfigError(f"--tape {directory}: cannot make it: {error.strerror}") from None
     try:
         if captures := kinds.get(CAPTURE):
-            _import_captures(captures, staging, settings, update)
+            options: dict[str, Any] = {"files": [str(path) for path in captures]}
+            named = {"exchange": settings.exchange} if settings.exchange else {}
+            _play(_plan(staging, settings, {_SOURCE: {**options, **named}}), staging, update)
+        if histories := kinds.get(FUNDING):
+            described = [_funding_file(path, settings) for path in histories]
+            _play(_plan(staging, settings, {_FUNDING: {"files": described}}), staging, update)
         for path in kinds.get(EVENTS, ()):
             _import_events(path, staging, settings, update)
         for path in kinds.get(BARS, ()):
@@ -111,6 +126,14 @@ def import_files(files: Sequence[Path], directory: Path, settings: Settings, upd
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Imported({kind: len(paths) for kind, paths in kinds.items()}, *found)
+
+
+def _staging(directory: Path) -> Path:
+    # Named by the process, so that what one that was killed has left is known, and goes.
+    for left in directory.glob(f"{_STAGING}*"):
+        if not Path("/proc", left.name.removeprefix(_STAGING).split("-")[0]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{_STAGING}{os.getpid()}-", dir=directory))
 
 
 # --- Into a tape of its own -----------------------------------------------------------------------
@@ -134,11 +157,7 @@ def _plan(staging: Path, settings: Settings, sources: dict[str, dict[str, Any]])
     return plan
 
 
-def _import_captures(files: Sequence[Path], staging: Path, settings: Settings, update: Update) -> None:
-    options: dict[str, Any] = {"files": [str(path) for path in files]}
-    if settings.exchange:
-        options["exchange"] = settings.exchange
-    plan = _plan(staging, settings, {_SOURCE: options})
+def _play(plan: config.Plan, staging: Path, update: Update) -> None:
     try:
         test = Backtest(plan, data_dir=staging)
         for count, ts in enumerate(test.run(), 1):
@@ -148,6 +167,19 @@ def _import_captures(files: Sequence[Path], staging: Path, settings: Settings, u
         raise ConfigError(f"nothing was imported: {error}") from None
     if failed := [f"{plugin}: {text}" for plugin, text in test.summary.failed.items()]:
         raise ConfigError(f"nothing was imported: {failed[0]}")
+
+
+def _funding_file(path: Path, settings: Settings) -> dict[str, Any]:
+    if not settings.exchange or settings.utc_offset_h is None:
+        raise ConfigError(
+            f"{path}: funding rates say neither where they are from nor by what clock; "
+            "say it with --exchange binanceusdm --utc-offset 3"
+        )
+    with path.open(encoding="utf-8", errors="replace") as file:
+        named = file.read(_HEAD_BYTES).splitlines()[1:2] or [""]
+    symbol = settings.symbol or named[0].split(",")[0].replace("-", "/") + "-PERP"
+    offset = settings.utc_offset_h
+    return {"path": str(path), "exchange": settings.exchange, "symbol": symbol, "utc_offset_h": offset}
 
 
 def _import_events(path: Path, staging: Path, settings: Settings, update: Update) -> None:
@@ -201,7 +233,8 @@ def _import_bars(path: Path, staging: Path, settings: Settings) -> None:
     summary = _summary(last, instrument.exchange, instrument.symbol, history.lines)
     notes = [
         pack_scale(stream, instrument),
-        pack_note(COUNTS, summary, instrument.ts_recv),
+        # Of the bars alone: others of this exchange may begin at the same time.
+        pack_note(COUNTS, summary, instrument.ts_recv, zlib.crc32(stream.encode())),
     ]
     TapeWriter(staging / FILE, settings.map_mb).seal_all(blocks, notes)
 

@@ -50,9 +50,13 @@ def read_events(path: Path) -> Events:
             arrays = [archive[name] for name in archive.files]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ConfigError(f"cannot read {path} as npz: {error}") from None
-    found = [array for array in arrays if array.dtype.names and set(array.dtype.names) >= _FIELDS]
+    # What in the archive is no array comes as bytes.
+    names = [set(getattr(array, "dtype", np.dtype(int)).names or ()) for array in arrays]
+    found = [array for array, its in zip(arrays, names, strict=True) if its >= _FIELDS]
     if len(found) != 1:
-        raise ConfigError(f"{path}: expected one array of hftbacktest's events, was {len(found)}")
+        raise ConfigError(
+            f"{path}: expected an npz with an array of hftbacktest's events, was an archive with {len(found)}"
+        )
     events = found[0]
     seen: Events = events[(events["ev"] & _LOCAL) != 0]
     return seen

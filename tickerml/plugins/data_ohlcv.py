@@ -3,7 +3,7 @@ Histories of bars (OHLCV) in files, as exchanges and vendors give them.
 
 CSV      a header that names open, high, low, close and a time, behind a banner line or none; times
          as 2019-10-17, 2019-10-17 09-AM, ISO 8601, or a number since 1970; UTC; in any order
-Parquet  columns of those names
+Parquet  columns of those names; in ticks and lots where the file says what they are, as ours do
 
 Prices and volumes become ticks and lots by the finest decimals that the file has. Where there are
 volumes of both assets, that of the base is taken.
@@ -26,7 +26,7 @@ from .tape_tables import BAR, Bars, optional
 
 PARQUET_MAGIC = b"PAR1"
 _PRICES = ("open", "high", "low", "close")
-_TIMES = ("timestamp", "date", "datetime", "time", "open_time", "unix")
+_TIMES = ("ts", "timestamp", "date", "datetime", "time", "open_time", "unix")
 _BANNER_LINES = 3  # of which the header may be the last
 _FINEST = UNIT // 10**8  # what a volume is rounded to that was computed in floating point
 _TWELVE_HOURS = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d)-([AP])M")
@@ -179,10 +179,16 @@ def _read_parquet(path: Path) -> Table:
     except optional("pyarrow", "a Parquet file").ArrowInvalid as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
     columns = {_plain(name): table[name] for name in table.column_names}
-    return {
+    found: Table = {
         name: column.to_numpy().tolist() if "timestamp" not in str(column.type) else _datetimes(column)
         for name, column in columns.items()
     }
+    about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    if "tick_size" in about and "symbol" in about:  # it is one that we have written
+        found["symbol"] = [about["symbol"]]
+        for name, step in [*((name, "tick_size") for name in _PRICES), ("volume", "lot_size")]:
+            found[name] = [value * Decimal(about[step]) for value in found.get(name, ())]
+    return found
 
 
 def _datetimes(column: Any) -> list[int]:

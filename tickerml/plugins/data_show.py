@@ -50,6 +50,11 @@ def format_time(ts: int) -> str:
     return str(np.datetime64(ts, "ns").astype("datetime64[ms]")).replace("T", " ")
 
 
+def plural(count: int, noun: str) -> str:
+    """Return so many of *noun*: 1 row, 2 rows."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 @contextmanager
 def progress(label: str, as_json: bool) -> Iterator[Update]:
     """

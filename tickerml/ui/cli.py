@@ -48,6 +48,7 @@ from .terminal import (
 
 app = typer.Typer(
     name="tickerml",
+    cls=commands.Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -192,6 +193,10 @@ def replay(
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare with what the live run published.")
     ] = False,
+    to: Annotated[
+        int,
+        typer.Option("--to", min=1, help="Stop behind this seq, and show its books and open orders."),
+    ] = 2**63 - 1,
     run_dir: RunDir = None,
     host: Annotated[str, typer.Option(help="Which host to replay.")] = "trade",
     home: Home = DEFAULT_HOME,
@@ -203,13 +208,13 @@ def replay(
     log.configure(as_json=as_json or None, level=30)
     verification = Verification(find_run(run_dir, home), host)
     with progress("replay", as_json) as update:
-        for seq in verification.run():
+        for seq in verification.run(to):
             if seq % 1000 == 0:
                 update(
                     f"{seq:,} of {verification.head:,} messages, {verification.outputs:,} outputs compared"
                 )
     report = verification.report()
-    print_report(report, as_json)
+    print_report({**report, **(verification.standing() if to < 2**63 - 1 else {})}, as_json)
     if verify and not report["verified"]:
         raise typer.Exit(1)
 
@@ -368,13 +373,33 @@ def _next_session(home: Path, session: int) -> dict[str, Any] | None:
 
 @app.command()
 def halt(
+    level: Annotated[
+        int,
+        typer.Option(
+            min=1, max=3, help="1: no new orders. 2: cancel the open ones too. 3: sell what is held."
+        ),
+    ] = 2,
     reason: Annotated[str, typer.Option(help="Why; it is journaled.")] = "by hand",
     home: Home = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
     """Halt trading: cancel open orders and take no new ones until `resume`."""
-    done = Client(home.expanduser()).request(control.HaltRequest("operator", reason))
-    print_report({"halted": True, "seq": done.seq}, as_json)
+    _halt(level, reason, home, as_json)
+
+
+@app.command()
+def kill(
+    reason: Annotated[str, typer.Option(help="Why; it is journaled.")] = "by hand",
+    home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel every order, sell all that is held at up to 1 % behind the best price, and halt: level 3."""
+    _halt(3, reason, home, as_json)
+
+
+def _halt(level: int, reason: str, home: Path, as_json: bool) -> None:
+    done = Client(home.expanduser()).request(control.HaltRequest("operator", reason, level))
+    print_report({"halted": True, "level": level, "seq": done.seq}, as_json)
 
 
 @app.command()

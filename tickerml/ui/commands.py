@@ -2,7 +2,7 @@
 Commands that plugins bring: words of the command line that are not our own.
 
 The manifests say who brings which word, so none of these plugins is imported for any
-command of ours, nor for `--help`; for its own word one is, and it alone.
+command of ours, nor for `--help`, which lists them all; for its own word one is, and it alone.
 """
 
 import os
@@ -11,12 +11,43 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from tickerml.kernel import PluginLoadError, TickerMLError, catalog, registry
 from tickerml.kernel.catalog import Found
 
 from . import changes
 from .terminal import DEFAULT_HOME
+
+
+class Group(TyperGroup):
+    """Our commands, and behind them, for the help alone, those that manifests name."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return our own words, then the others in the order of the alphabet."""
+        own: list[str] = super().list_commands(ctx)
+        return [*own, *sorted({*_summaries()} - {*own})]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return what *cmd_name* names; of a command that a plugin brings its name and summary alone."""
+        if own := super().get_command(ctx, cmd_name):
+            return own
+        if summary := _summaries().get(cmd_name):
+            panel = "Commands of plugins"
+            return TyperCommand(cmd_name, help=summary, no_args_is_help=True, rich_help_panel=panel)
+        return None
+
+
+def _summaries() -> dict[str, str]:
+    # What each word of a plugin is for; a bracket in it is text, and no markup.
+    found: dict[str, list[str]] = {}
+    for each in _catalog(_home()).plugins.values():
+        if each.manifest:
+            problem = f", which cannot run: {each.problem}" if each.problem else ""
+            said = f"{each.manifest.summary} ({each.id}{problem})".strip().replace("[", "\\[")
+            for word in each.manifest.commands:
+                found.setdefault(word, []).append(said)
+    return {word: "; ".join(said) for word, said in found.items()}
 
 
 def run_plugin_command(words: Sequence[str], own: Container[str]) -> bool:
@@ -31,8 +62,7 @@ def run_plugin_command(words: Sequence[str], own: Container[str]) -> bool:
     """
     if not words or words[0].startswith("-") or words[0] in own:
         return False
-    home = Path(os.environ.get("TICKERML_HOME", DEFAULT_HOME)).expanduser()
-    claims = [found for found in _catalog(home).plugins.values() if _brings(found, words[0])]
+    claims = [found for found in _catalog(_home()).plugins.values() if _brings(found, words[0])]
     if not claims:
         return False
     if len(claims) > 1:
@@ -42,6 +72,10 @@ def run_plugin_command(words: Sequence[str], own: Container[str]) -> bool:
         )
     _run(claims[0], words)
     return True
+
+
+def _home() -> Path:
+    return Path(os.environ.get("TICKERML_HOME", DEFAULT_HOME)).expanduser()
 
 
 def _catalog(home: Path) -> catalog.Catalog:

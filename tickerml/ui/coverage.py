@@ -19,7 +19,7 @@ DAYS = 92  # shown at most, the newest
 HINTS = 6  # gaps that a hint names at most
 LIMIT_S = 120.0
 DAY_S = 86_400
-NOT_RECORDED = "not recorded"
+NOT_RECORDED, NOTHING_CAME = "not recorded", "silence: nothing came"
 _LEVELS = (0.25, 0.5, 0.9)  # fractions of a day
 
 Stream = dict[str, Any]
@@ -103,19 +103,22 @@ def _cell(stream: Stream, day: date) -> dict[str, Any]:
         return {"level": 0, "is_doubtful": False, "hint": [head, "nothing was recorded"]}
     covered_s = there["covered"] * DAY_S
     doubtful_s = _union_s((max(start, gap["start"]), min(end, gap["end"])) for gap in gaps if _is_doubt(gap))
+    silent_s = _union_s(
+        (max(start, gap["start"]), min(end, gap["end"])) for gap in gaps if gap["reason"] == NOTHING_CAME
+    )
     doubt = f", {_duration(doubtful_s)} of it in doubt" if doubtful_s else ""
     rows = f"{there['rows']:,} rows, {size(there['bytes'])} in blocks begun in it"
     lines = [_gap_line(gap) for gap in gaps[:HINTS]]
     lines += [f"and {len(gaps) - HINTS:,} more"] if len(gaps) > HINTS else []
     return {
-        "level": 1 + sum(covered_s - doubtful_s > level * DAY_S for level in _LEVELS),
+        "level": 1 + sum(covered_s - doubtful_s - silent_s > level * DAY_S for level in _LEVELS),
         "is_doubtful": any(map(_is_doubt, gaps)),
         "hint": [head, f"{_duration(covered_s)} recorded{doubt}; {rows}", *(lines or ["no gap"])],
     }
 
 
 def _is_doubt(gap: Gap) -> bool:
-    return bool(gap["reason"] != NOT_RECORDED)
+    return gap["reason"] not in (NOT_RECORDED, NOTHING_CAME)
 
 
 def _union_s(spans: Iterable[tuple[int, int]]) -> float:

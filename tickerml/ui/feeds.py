@@ -110,7 +110,7 @@ class Feed:
         has_checksums, doubted = said.checksums_ok or bad, sum(self._anomalies.values())
         return [
             ("Messages", f"{self.rate(at):,.1f} /s", ""),
-            ("Last message", NONE if age_s is None else f"{age_s:,.1f} s ago", _bad(self.doubt(at))),
+            ("Silent for", NONE if age_s is None else f"{age_s:,.1f} s", _bad(self.doubt(at))),
             ("Books valid", f"{valid_books} of {books}", _bad(valid_books < books)),
             ("Clock offset", f"{offset_ms:+,.1f} ms" if said.clock_offset_ns else NONE, ""),
             ("Gaps", self._count(gaps), _odd(gaps)),

@@ -13,6 +13,7 @@ from .frame import Desk, Page, card, in_thread
 
 FRAME_S = 0.5
 AGAIN_S = 60.0  # a tape is asked again so often while somebody looks
+EMPTY = "Nothing is on this tape yet: a stream appears with its first block, after some thousand rows of it."
 
 
 class Coverage(ui.element, component="coverage.js"):
@@ -77,7 +78,7 @@ class Data(Page):
             try:
                 streams = await in_thread(lambda: ask(run))
                 shown = calendar(streams)
-                text = " · ".join(filter(None, (shown["summary"], shown["note"])))
+                text = " · ".join(filter(None, (shown["summary"], shown["note"]))) if streams else EMPTY
             except TickerMLError as error:
                 text = str(error)
         self._asked_at, self._is_asking = time.monotonic(), False

@@ -47,7 +47,10 @@ export default {
           pen.fillRect(0, top, 3, ROW - 1);
         }
         write(price, PAD, y, "left", colour);
-        if (own) write(`◆ ${own}`, PAD + pen.measureText(price).width + 8, y, "left", OWN);
+        const free = width * 0.66 - pen.measureText(price + quantity).width - PAD - 16;
+        const marks = own ? [`◆ ${own}`, "◆"] : [];
+        const mark = marks.find((text) => pen.measureText(text).width <= free);
+        if (mark) write(mark, PAD + pen.measureText(price).width + 8, y, "left", OWN);
         write(quantity, width * 0.66, y, "right", ink);
         write(total, width - PAD, y, "right", ink);
       };
