@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tickerml.kernel import (
@@ -21,18 +21,20 @@ from tickerml.kernel import (
     OrderExpired,
     OrderFilled,
     OrderRejected,
+    OrderReplaced,
     OrderSubmitted,
     OrderType,
     Side,
     TimeInForce,
 )
 from tickerml.kernel.testing import Market, instrument
+from tickerml.plugins import core_book, core_state
 from tickerml.plugins.matching import (
     EngineState,
     MatchingEngine,
     exchange_time,
 )
-from tickerml.plugins.queue_models import OrderSize, queue_model
+from tickerml.plugins.queue_models import queue_model
 
 BUY, SELL = Side.BUY, Side.SELL
 GTC, IOC, FOK, POST_ONLY = TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK, TimeInForce.POST_ONLY
@@ -105,6 +107,9 @@ class Exchange:
         )
         return list(self.engine.submit(order, self.wait()))
 
+    def replace(self, order_id: str, price: int, quantity: int) -> list[Message]:
+        return list(self.engine.replace(order_id, price, quantity, self.wait()))
+
     def cancel(self, order_id: str) -> list[Message]:
         return list(self.engine.cancel(order_id, "asked", self.wait()))
 
@@ -166,13 +171,15 @@ def test_refuses_what_breaks_the_rules_of_the_instrument_and_says_which() -> Non
     assert kinds(exchange.submit(BUY, 5, 99)) == ["OrderAccepted"]
 
 
-@pytest.mark.parametrize("contract", ["linear", "inverse"])
-def test_refuses_a_future_whose_money_is_no_spot_markets(contract: str) -> None:
-    exchange = Exchange(rules=msgspec.structs.replace(instrument(), contract=contract))
-
-    assert f"only spot is simulated, and BTC/USDT is a future ({contract})" in refusal(
-        exchange.submit(BUY, 1, 99)
+def test_refuses_a_contract_of_an_amount_of_quote_and_takes_one_of_a_quantity_of_base() -> None:
+    inverse, linear = (
+        Exchange(rules=msgspec.structs.replace(instrument(), contract=contract))
+        for contract in ("inverse", "linear")
     )
+
+    reason = refusal(inverse.submit(BUY, 1, 99))
+    assert "only spot and linear contracts are simulated, and BTC/USDT is inverse" in reason
+    assert kinds(linear.submit(SELL, 4, 99)) == ["OrderAccepted", "OrderFilled"]
 
 
 def test_refuses_to_rest_an_order_in_a_sampled_book_and_lets_it_take() -> None:
@@ -559,6 +566,72 @@ def test_a_remainder_below_the_smallest_notional_is_still_filled() -> None:
     assert fills(exchange.trade(99, 5)) == [(99, 1)]
 
 
+# --- Replacing ------------------------------------------------------------------------------------
+
+
+def test_less_at_the_same_price_keeps_its_place() -> None:
+    exchange = Exchange()
+    exchange.submit(BUY, 8, 99)
+    exchange.trade(99, 12)  # 2 of 8
+
+    (event,) = exchange.replace("1", 99, 5)
+
+    assert (type(event), event.price, event.leaves, event.queue_ahead) == (OrderReplaced, 99, 3, 0)
+    (fill,) = exchange.trade(99, 9)
+    assert (fill.quantity, fill.fill, fill.leaves) == (3, 2, 0)
+
+
+@pytest.mark.parametrize(("price", "quantity", "ahead"), [(99, 9, 10), (98, 8, 20)])
+def test_more_or_another_price_comes_anew(price: int, quantity: int, ahead: int) -> None:
+    exchange = Exchange()
+    exchange.submit(BUY, 8, 99)
+    exchange.trade(99, 6)
+
+    (event,) = exchange.replace("1", price, quantity)
+
+    assert (event.leaves, event.queue_ahead) == (quantity, ahead - (6 if price == 99 else 0))
+    assert exchange.ahead() == event.queue_ahead
+
+
+def test_a_replacement_that_crosses_takes_and_counts_its_fills_on() -> None:
+    exchange = Exchange()
+    exchange.submit(BUY, 8, 99)
+    exchange.trade(99, 12)
+
+    events = exchange.replace("1", 101, 15)
+
+    assert kinds(events) == ["OrderReplaced", "OrderFilled"]
+    assert (events[0].leaves, events[1].fill, events[1].quantity, events[1].leaves) == (13, 2, 10, 3)
+
+
+def test_a_replacement_by_what_is_filled_ends_the_order() -> None:
+    exchange = Exchange()
+    exchange.submit(BUY, 8, 99)
+    exchange.trade(99, 12)
+
+    (event,) = exchange.replace("1", 99, 2)
+
+    assert (type(event), event.leaves, exchange.engine.orders) == (OrderCanceled, 6, {})
+
+
+def test_a_replacement_that_the_exchange_refuses_changes_nothing() -> None:
+    exchange = Exchange()
+    exchange.submit(BUY, 8, 99, POST_ONLY)
+
+    (event,) = exchange.replace("1", 101, 8)
+
+    assert "would take" in event.reason
+    assert (event.price, event.leaves, exchange.ahead()) == (99, 8, 10)
+    assert exchange.replace("2", 99, 8) == []
+
+
+def test_a_post_only_that_would_take_is_put_behind_where_the_option_says_so() -> None:
+    exchange = Exchange(reprice=True)
+
+    assert kinds(exchange.submit(BUY, 1, 105, POST_ONLY)) == ["OrderAccepted"]
+    assert exchange.engine.orders["1"].submitted.price == 100
+
+
 # --- Meeting ourselves ----------------------------------------------------------------------------
 
 
@@ -604,6 +677,34 @@ def test_a_fill_or_kill_that_would_meet_its_own_order_takes_nothing() -> None:
     assert kinds(exchange.submit(BUY, 11, 102, FOK)) == ["OrderAccepted", "OrderExpired"]
 
 
+def test_both_shrink_by_the_smaller_where_the_option_says_so() -> None:
+    exchange = Exchange(self_trade="decrement")
+    exchange.submit(SELL, 5, 100)
+
+    events = exchange.submit(BUY, 12, 101)
+
+    assert kinds(events) == ["OrderAccepted", "OrderCanceled", "OrderReplaced", "OrderFilled"]
+    assert (events[1].order_id, events[1].leaves, events[2].leaves) == ("1", 5, 7)
+    assert fills(events) == [(101, 7)]
+    exchange.submit(SELL, 9, 100, account="paper")
+    smaller = exchange.submit(BUY, 4, 100)
+    assert kinds(smaller) == ["OrderAccepted", "OrderReplaced", "OrderCanceled"]
+    assert (smaller[1].order_id, smaller[1].leaves, exchange.engine.orders["3"].leaves) == ("3", 5, 5)
+
+
+def test_we_trade_with_ourselves_where_nothing_prevents_it() -> None:
+    exchange = Exchange(self_trade="none")
+    exchange.submit(SELL, 5, 100)
+
+    events = exchange.submit(BUY, 12, 101)
+
+    assert [(event.order_id, event.price, event.quantity, event.liquidity) for event in events[1:]] == [
+        ("1", 100, 5, Liquidity.MAKER),
+        ("2", 100, 5, Liquidity.TAKER),
+        ("2", 101, 7, Liquidity.TAKER),
+    ]
+
+
 def test_accounts_do_not_meet_each_other() -> None:
     exchange = Exchange()
     exchange.submit(SELL, 5, 100, account="other")
@@ -636,26 +737,48 @@ def test_more_leaving_than_stood_behind_us_left_from_ahead() -> None:
 
 @pytest.mark.parametrize("name", ["", "fifo", "power:", "power:0", "power:x"])
 def test_refuses_a_queue_model_that_does_not_exist(name: str) -> None:
-    with pytest.raises(ValueError, match="risk-averse, log or power:n"):
+    with pytest.raises(ValueError, match="risk-averse, log, uniform or power:n"):
         queue_model(name)
 
 
+def sizes_of(*seen: tuple[int, int]) -> Any:
+    """Return a core that has seen displayed orders of (lots, at)."""
+    core = core_state.new_core(0, 0, 0, core_state.DEFAULT)
+    for size, at in seen:
+        core_book.learn_size(core, size, at)
+    return core
+
+
 def test_an_order_is_one_lot_until_a_size_is_known() -> None:
-    assert OrderSize().orders_in(7) == 7
-    assert OrderSize().average == 1.0
+    assert core_book.orders_in(sizes_of(), 7) == 7
+    assert core_book.order_size(sizes_of()) == 1.0
 
 
 def test_the_size_of_an_order_is_the_average_of_what_came_and_the_old_fades() -> None:
-    sizes = OrderSize()
-    sizes.add(10, 0)
-    sizes.add(30, 0)
-    assert sizes.average == 20
-    assert (sizes.orders_in(40), sizes.orders_in(41), sizes.orders_in(0)) == (2, 3, 0)
+    core = sizes_of((10, 0), (30, 0))
+    assert core_book.order_size(core) == 20
+    assert [core_book.orders_in(core, lots) for lots in (40, 41, 0)] == [2, 3, 0]
 
-    sizes.add(50, 300 * NS_PER_S)  # those before count half: (20 + 50) / 2
-    assert sizes.average == pytest.approx(35, rel=1e-3)
-    sizes.add(80, 450 * NS_PER_S)  # half a half-life later, those before count for 2 of them by 0.7071
-    assert sizes.average == pytest.approx((2 * 35 * 2**-0.5 + 80) / (2 * 2**-0.5 + 1), rel=1e-3)
+    core_book.learn_size(core, 50, 300 * NS_PER_S)  # those before count half: (20 + 50) / 2
+    assert core_book.order_size(core) == pytest.approx(35, rel=1e-3)
+    core_book.learn_size(core, 80, 450 * NS_PER_S)  # half a half-life later, those before by 0.7071
+    assert core_book.order_size(core) == pytest.approx((2 * 35 * 2**-0.5 + 80) / (2 * 2**-0.5 + 1), rel=1e-3)
+
+
+@given(st.integers(0, 2**61), st.integers(0, 200))
+def test_ageing_a_sum_is_exact_in_64_bits(total: int, steps: int) -> None:
+    exact = total >> steps // 64
+    for _ in range(steps % 64):
+        exact = exact * core_book.STEP_FACTOR >> 32
+
+    assert core_book.aged(total, steps) == exact
+
+
+def test_a_sum_of_huge_orders_is_halved_rather_than_overrun() -> None:
+    core = sizes_of(*[(2**43, 0)] * 4)
+
+    assert core.head[core_state.SIZE_TOTAL] <= 2**60
+    assert core_book.order_size(core) == 2**43
 
 
 def test_orders_ahead_come_from_the_growth_of_levels_near_the_touch() -> None:
@@ -724,12 +847,13 @@ orders = st.one_of(
     ),
     st.tuples(st.just("submit"), st.sampled_from(Side), st.integers(1, 40), st.just(0), st.just(IOC)),
     st.tuples(st.just("cancel"), st.integers(1, 8)),
+    st.tuples(st.just("replace"), st.integers(1, 8), st.integers(97, 103), st.integers(1, 20)),
 )
 tapes = st.lists(st.one_of(markets, markets, orders), max_size=50)
 settings_of_engines = st.fixed_dictionaries(
     {
         "queue": st.sampled_from(["risk-averse", "log", "power:2"]),
-        "self_trade": st.sampled_from(["cancel_newest", "cancel_oldest", "cancel_both"]),
+        "self_trade": st.sampled_from(["cancel_newest", "cancel_oldest", "cancel_both", "decrement", "none"]),
     }
 )
 
@@ -753,6 +877,8 @@ def step(exchange: Exchange, op: tuple[Any, ...]) -> list[Message]:
             return exchange.submit(side, quantity, price, tif)
         case ("cancel", number):
             return exchange.cancel(str(number))
+        case ("replace", number, price, quantity):
+            return exchange.replace(str(number), price, quantity)
     return []
 
 
@@ -781,9 +907,12 @@ def test_every_order_lives_a_legal_life(tape: list[Any], options: dict[str, Any]
                     leaves[order_id] -= quantity
                     assert quantity > 0
                     assert event.leaves == leaves[order_id] >= 0
+                case OrderReplaced():
+                    assert event.leaves > 0
+                    leaves[order_id] = event.leaves
                 case OrderCanceled() | OrderExpired():
                     assert event.leaves == leaves[order_id] > 0
-            if not isinstance(event, OrderAccepted | OrderFilled) or (
+            if not isinstance(event, OrderAccepted | OrderReplaced | OrderFilled) or (
                 isinstance(event, OrderFilled) and not event.leaves
             ):
                 ended.add(order_id)
@@ -806,6 +935,7 @@ def test_one_print_never_gives_more_than_its_quantity(tape: list[Any], options: 
 
 @given(tapes, settings_of_engines)
 def test_takers_never_get_more_than_a_level_displays(tape: list[Any], options: dict[str, Any]) -> None:
+    assume(options["self_trade"] != "none")  # who trades with itself takes what no level displays
     exchange, taken = Exchange(**options), {}
     for _, events in play(exchange, tape):
         book = exchange.engine.book
@@ -825,7 +955,9 @@ def test_takers_never_get_more_than_a_level_displays(tape: list[Any], options: d
 @given(tapes, settings_of_engines)
 def test_the_market_never_lengthens_our_queue(tape: list[Any], options: dict[str, Any]) -> None:
     exchange, before = Exchange(**options), {}
-    for _, _ in play(exchange, tape):
+    for op, _ in play(exchange, tape):
+        if op[0] == "replace":
+            before.pop(str(op[1]), None)
         after = {order_id: order.queue_ahead for order_id, order in exchange.engine.orders.items()}
         assert all(0 <= ahead <= before.get(order_id, ahead) for order_id, ahead in after.items())
         before = after
@@ -856,6 +988,20 @@ def test_an_engine_restored_anywhere_does_what_the_first_would_have(
     second = [events for _, events in play(exchange, tape[cut:])]
 
     assert first + second == whole
+
+
+def test_orders_that_were_restored_and_those_that_come_after_are_told_apart() -> None:
+    exchange = Exchange()
+    for price in (99, 98, 97):
+        exchange.submit(BUY, 1, price)
+    state = msgspec.msgpack.encode(exchange.engine.state())
+    exchange.engine = Exchange().engine
+    exchange.engine.instrument = instrument()
+    exchange.engine.restore(msgspec.msgpack.decode(state, type=EngineState))
+    for price in (96, 95, 94):
+        exchange.submit(BUY, 1, price)
+
+    assert [kinds(exchange.cancel(str(number))) for number in range(1, 7)] == [["OrderCanceled"]] * 6
 
 
 def test_a_restored_engine_knows_which_sizes_it_has_met() -> None:

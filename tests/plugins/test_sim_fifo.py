@@ -26,9 +26,11 @@ from tickerml.kernel import (
     OrderExpired,
     OrderFilled,
     OrderRejected,
+    OrderReplaced,
     OrderSubmitted,
     OrderType,
     Passport,
+    ReplaceOrder,
     SequenceGap,
     Side,
     SubmitOrder,
@@ -39,7 +41,7 @@ from tickerml.kernel.testing import Harness, Market, instrument, run_with_restar
 from tickerml.plugins import sim_fifo
 
 BUY, SELL = Side.BUY, Side.SELL
-ORDER_EVENTS = (OrderAccepted, OrderRejected, OrderFilled, OrderCanceled, OrderExpired)
+ORDER_EVENTS = (OrderAccepted, OrderRejected, OrderReplaced, OrderFilled, OrderCanceled, OrderExpired)
 PLUGIN = "sim-fifo"
 START = 1_700_000_000 * NS_PER_S
 BIDS = [(9_990, 10), (9_980, 20)]
@@ -114,6 +116,10 @@ class Desk:
         return self.harness.bus.component(PLUGIN)
 
 
+def replace(at: int, price: int, quantity: int) -> ReplaceOrder:
+    return ReplaceOrder(at, "a", "test", "BTC/USDT", price, quantity)
+
+
 # --- Time -----------------------------------------------------------------------------------------
 
 
@@ -126,6 +132,31 @@ def test_an_order_arrives_after_one_latency_and_the_answer_after_another() -> No
     desk.tick(101)
 
     assert desk.story() == [("accepted", 50, 100), ("filled", 50, 100)]
+
+
+def test_a_replacement_takes_both_ways_too_and_fills_say_how_long_the_order_was_underway() -> None:
+    desk = Desk()
+    desk.order(0)
+    desk.harness.send(replace(ms(20), 9_990, 2))
+    desk.trade(60, 9_990, 10)
+    desk.trade(80, 9_990, 1)
+    desk.tick(200)
+
+    assert desk.story() == [("accepted", 50, 100), ("replaced", 70, 120), ("filled", 80, 130)]
+    (fill,) = desk.harness.of(OrderFilled)
+    assert (fill.entry_ns, fill.leaves, fill.is_swept, fill.depth_left) == (50 * NS_PER_MS, 1, True, 0)
+
+
+@pytest.mark.parametrize(("price", "quantity"), [(9_990, 6), (9_991, 5)])
+def test_a_replacement_by_more_than_the_rules_agreed_to_is_refused(price: int, quantity: int) -> None:
+    desk = Desk()
+    desk.order(0)
+    desk.harness.send(replace(ms(20), price, quantity))
+    desk.tick(2_000)
+
+    (replaced,) = desk.harness.of(OrderReplaced)
+    assert (replaced.price, replaced.leaves) == (9_990, 5)
+    assert "no rule has agreed" in replaced.reason
 
 
 def test_an_answer_is_published_when_it_is_due_and_says_so() -> None:

@@ -20,22 +20,23 @@ does not exist: a market order stops 1 % from the best price, and its rest expir
 A print that arrives after the depth which already contains it is counted from where
 the queue stood before that depth, so that one reduction does not move us twice.
 
+The rules themselves are functions over columns of int64 (core_match.py), which replays
+compile; here is what speaks the bus's messages: admission by the exchange's rules, ids,
+fees, state.
+
 No clock, no bus, no randomness: commands and market messages in with the exchange's
 time, order events out with ts_recv = ts_event. Whoever owns the engine says when they
 become known.
 """
 
-from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
 
 from tickerml.kernel import (
-    NS_PER_S,
     PPM,
     BookDelta,
-    BookSide,
     BookSnapshot,
     BookState,
     Instrument,
@@ -46,22 +47,33 @@ from tickerml.kernel import (
     OrderExpired,
     OrderFilled,
     OrderRejected,
+    OrderReplaced,
     OrderSubmitted,
     OrderType,
     Side,
     TimeInForce,
     Trade,
-    levels,
+    pack_levels,
 )
 
-from .queue_models import OrderSize, QueueModel, RiskAverse
+from . import core_book, core_match, core_orders
+from . import core_state as cs
+from .queue_models import OrderSize, QueueChoice
 
-OrderEvent: TypeAlias = OrderAccepted | OrderRejected | OrderFilled | OrderCanceled | OrderExpired
-SelfTrade: TypeAlias = Literal["cancel_newest", "cancel_oldest", "cancel_both"]
+OrderEvent: TypeAlias = (
+    OrderAccepted | OrderRejected | OrderReplaced | OrderFilled | OrderCanceled | OrderExpired
+)
+SelfTrade: TypeAlias = Literal["none", "cancel_newest", "cancel_oldest", "cancel_both", "decrement"]
 
-CONSUMPTION_HALF_LIFE_NS = 5 * NS_PER_S
-SIZE_DEPTH = 5  # levels a side whose growth shows what size an order has
 _BPS = 10_000
+_STATES = (BookState.VALID, BookState.STALE, BookState.RESYNCING)
+_SELF_TRADE: dict[str, int] = {
+    "none": cs.STP_NONE,
+    "cancel_newest": cs.CANCEL_NEWEST,
+    "cancel_oldest": cs.CANCEL_OLDEST,
+    "cancel_both": cs.CANCEL_BOTH,
+    "decrement": cs.DECREMENT,
+}
 
 
 def exchange_time(message: BookSnapshot | BookDelta | Trade) -> int:
@@ -78,11 +90,12 @@ def _can_rest(order: OrderSubmitted) -> bool:
     return order.order_type is OrderType.LIMIT and order.time_in_force in terms
 
 
-# --- Orders and sides -----------------------------------------------------------------------------
+def _rows(packed: bytes) -> list[int]:
+    return memoryview(packed).cast("q").tolist() if packed else []
 
 
-class WorkingOrder(msgspec.Struct):
-    """An order the exchange has accepted. Quantities in lots."""
+class WorkingOrder(msgspec.Struct, frozen=True):
+    """An order that rests, as it stands. Quantities in lots."""
 
     submitted: OrderSubmitted
     leaves: int
@@ -92,86 +105,17 @@ class WorkingOrder(msgspec.Struct):
     orders_start: int
     accepted_ns: int
     fills: int = 0
-
-    @property
-    def price(self) -> int:
-        """The limit in ticks."""
-        return self.submitted.price
-
-    def print_at_price(self, quantity: int, is_late: bool) -> int:
-        """Move up by a print of *quantity* at our price; return how much of it was past those ahead."""
-        start = self.queue_before if is_late else self.queue_ahead
-        self.queue_before = max(0, self.queue_before - quantity)
-        self.queue_ahead = min(self.queue_ahead, max(0, start - quantity))
-        return max(0, quantity - start)
+    entry_ns: int = 0
 
 
 class _Consumed(msgspec.Struct, array_like=True):
     lots: int
     since: int
 
-    def at(self, at: int) -> int:
-        return self.lots >> ((at - self.since) // CONSUMPTION_HALF_LIFE_NS)
-
 
 class _SideState(msgspec.Struct, array_like=True):
     traded: dict[int, int] = {}
     consumed: dict[int, _Consumed] = {}
-
-
-class _Side:
-    """One side of the exchange's book, and our orders in it by priority."""
-
-    __slots__ = ("book", "consumed", "orders", "sign", "traded")
-
-    def __init__(self, sign: int, book: BookSide) -> None:
-        self.sign = sign
-        self.book = book
-        self.orders: list[WorkingOrder] = []  # best price first, then by arrival
-        self.traded: dict[int, int] = {}  # price -> lots printed since the level was published
-        self.consumed: dict[int, _Consumed] = {}  # price -> what we took
-
-    def displayed(self, price: int) -> int:
-        return max(0, self.book.quantities.get(price, 0) - self.traded.get(price, 0))
-
-    def available(self, price: int, at: int) -> int:
-        taken = self.consumed.get(price)
-        return max(0, self.displayed(price) - (taken.at(at) if taken else 0))
-
-    def consume(self, price: int, quantity: int, at: int) -> None:
-        taken = self.consumed.get(price)
-        self.consumed[price] = _Consumed(quantity + (taken.at(at) if taken else 0), at)
-
-    def add(self, order: WorkingOrder) -> None:
-        insort(self.orders, order, key=lambda resting: -self.sign * resting.price)
-
-    def reaches(self, price: int, limit: int) -> bool:
-        # Whether somebody who trades down to *limit* on this side gets as far as *price*.
-        return self.sign * (price - limit) >= 0
-
-    def down_to(self, limit: int) -> Iterator[int]:
-        # The prices of this side from its best to *limit*.
-        for key in reversed(self.book.keys):
-            price = self.sign * key
-            if not self.reaches(price, limit):
-                return
-            yield price
-
-    def watch(self, packed: bytes, sizes: OrderSize, at: int) -> None:
-        # Before the levels of *packed* are applied: learn from their growth, forget older prints.
-        sign, keys, quantities = self.sign, self.book.keys, self.book.quantities
-        deepest = keys[-min(SIZE_DEPTH, len(keys))] if keys else 0
-        named = list(levels(packed)) if self.traded else levels(packed)
-        for price, quantity in named:
-            if sign * price >= deepest and (growth := quantity - quantities.get(price, 0)) > 0:
-                sizes.add(growth, at)
-        if self.traded:
-            for price, _ in named:
-                self.traded.pop(price, None)
-
-    def forget_deleted(self) -> None:
-        for price in [price for price in self.consumed if price not in self.book.quantities]:
-            del self.consumed[price]
 
 
 class EngineState(msgspec.Struct, frozen=True, array_like=True):
@@ -184,11 +128,14 @@ class EngineState(msgspec.Struct, frozen=True, array_like=True):
     sizes: OrderSize
     bids: _SideState
     asks: _SideState
-    standing: dict[int, int]
+    standing: dict[int, int]  # by price, negated for asks
 
 
-#: For each order at a level: the level's size and prints before a message, for the queue model after it.
-_Before: TypeAlias = list[tuple[WorkingOrder, int, int]]
+class _Known(msgspec.Struct, gc=False):
+    # What the columns do not hold of an order that is in them.
+    submitted: OrderSubmitted
+    entry_ns: int
+    slot: int
 
 
 class MatchingEngine:
@@ -204,302 +151,270 @@ class MatchingEngine:
         exchange: str,
         symbol: str,
         *,
-        queue: QueueModel | None = None,
+        queue: QueueChoice | None = None,
         self_trade: SelfTrade = "cancel_newest",
         toxic_position: int = 10,
         protection_bps: int = 100,
+        reprice: bool = False,
     ) -> None:
         """
         Args:
-            queue: who leaves when a level shrinks; RiskAverse by default.
-            self_trade: which order goes when a taker would meet one of its own account.
+            queue: who leaves when a level shrinks; risk-averse by default.
+            self_trade: what happens when a taker would meet one of its own account.
             toxic_position: a maker that started behind more orders than this is predicted toxic.
             protection_bps: how far from the best price a market order may go.
+            reprice: a post-only order that would take is put one tick behind instead of refused.
         """
         self.instrument: Instrument | None = None
-        self.book = OrderBook(exchange, symbol)
-        self.orders: dict[str, WorkingOrder] = {}  # those that rest, by arrival
-        self._queue = queue or RiskAverse()
-        self._self_trade = self_trade
+        self.exchange = exchange
+        self.symbol = symbol
+        chosen = queue or QueueChoice()
+        self.core = cs.new_core(chosen.model, chosen.power, _SELF_TRADE[self_trade], cs.DEFAULT)
+        self._head = self.core.head
+        self._orders: dict[int, _Known] = {}  # by number, so by arrival
+        self._numbers: dict[str, int] = {}
+        self._accounts: dict[str, int] = {}
+        self._next = 0
+        self._seq = 0
+        self._ts_recv = 0
         self._toxic_position = toxic_position
         self._protection_bps = protection_bps
-        self._sizes = OrderSize()
-        self._bids = _Side(+1, self.book.bids)
-        self._asks = _Side(-1, self.book.asks)
-        self._pairs = ((self._bids, self._asks), (self._asks, self._bids))
-        # Sizes that stood opposite our orders, at or through their prices, when the book was last in no
-        # doubt; by price, negated for asks. What is more than these is new.
-        self._standing: dict[int, int] = {}
+        self._reprice = reprice
+        self._room = 0  # for events
 
     # --- The market moves -------------------------------------------------------------------------
 
     def on_book_snapshot(self, snapshot: BookSnapshot, at: int) -> Sequence[OrderEvent]:
         """Replace the book; a queue ahead of us is at most what is there now."""
-        before = self._look(self._bids) + self._look(self._asks)
-        self.book.apply_snapshot(snapshot)
-        for side in (self._bids, self._asks):
-            side.traded.clear()
-            side.forget_deleted()
-        self._requeue(before, RiskAverse())
-        return self._meet_quotes(at)
+        bids, asks = _rows(snapshot.bids), _rows(snapshot.asks)
+        self._make_room(len(bids) + len(asks))
+        self._seq, self._ts_recv = snapshot.seq, snapshot.ts_recv
+        count = core_match.on_snapshot(self.core, bids, asks, snapshot.ts_event, at)
+        return self._events(at) if count else ()
 
     def on_book_delta(self, delta: BookDelta, at: int) -> Sequence[OrderEvent]:
         """Change the levels named; a book that waits for a snapshot ignores it."""
-        if self.book.state is BookState.RESYNCING:
-            return ()
-        bids, asks, has_orders = self._bids, self._asks, bool(self.orders)
-        if has_orders:
-            before = self._look(bids) + self._look(asks)
-        if delta.bids:
-            bids.watch(delta.bids, self._sizes, at)
-        if delta.asks:
-            asks.watch(delta.asks, self._sizes, at)
-        self.book.apply_delta(delta)
-        if bids.consumed or asks.consumed:
-            bids.forget_deleted()
-            asks.forget_deleted()
-        if not has_orders:
-            return ()
-        self._requeue(before, self._queue)
-        return self._meet_quotes(at)
+        bids, asks = _rows(delta.bids), _rows(delta.asks)
+        if self._orders:
+            self._make_room(len(bids) + len(asks))
+        if self._head[cs.STATE] != cs.RESYNCING:
+            self._seq, self._ts_recv = delta.seq, delta.ts_recv
+        count = core_match.on_delta(self.core, bids, asks, delta.ts_event, at)
+        return self._events(at) if count else ()
 
     def on_trade(self, trade: Trade, at: int) -> Sequence[OrderEvent]:
         """Let a print eat the side it hit, and our orders in it."""
-        if self.book.state is BookState.RESYNCING:
-            return ()
-        side = self._bids if trade.aggressor is Side.SELL else self._asks
-        is_late = 0 < trade.ts_event <= self.book.ts_event
-        if not is_late and trade.price in side.book.quantities:
-            side.traded[trade.price] = side.traded.get(trade.price, 0) + trade.quantity
-        if not side.orders or not self.book.is_trusted:
-            return ()
-        return self._share_print(side, trade, is_late, at)
+        self._make_room(1)
+        side = cs.BID if trade.aggressor is Side.SELL else cs.ASK
+        printed = exchange_time(trade)
+        count = core_match.on_trade(self.core, side, trade.price, trade.quantity, trade.ts_event, printed, at)
+        return self._events(at) if count else ()
 
     def distrust(self, state: BookState) -> None:
         """Mark the book STALE or RESYNCING: nothing fills until the feed makes it whole."""
-        if state is BookState.RESYNCING or self.book.state is BookState.VALID:
-            self.book.state = state
+        if state is BookState.RESYNCING or self._head[cs.STATE] == cs.VALID:
+            self._head[cs.STATE] = _STATES.index(state)
 
-    def _look(self, side: _Side) -> _Before:
-        sizes, traded = side.book.quantities, side.traded
-        return [(order, sizes.get(order.price, 0), traded.get(order.price, 0)) for order in side.orders]
-
-    def _requeue(self, before: _Before, model: QueueModel) -> None:
-        for order, previous, traded in before:
-            side = self._bids if order.submitted.side is Side.BUY else self._asks
-            new = side.book.quantities.get(order.price, 0)
-            if new == previous:
-                continue
-            ahead = order.queue_before = order.queue_ahead
-            behind = max(0, previous - ahead)
-            order.queue_ahead = model.on_depth(ahead, behind, previous, new, traded, self._sizes.average)
-
-    def _share_print(self, side: _Side, trade: Trade, is_late: bool, at: int) -> list[OrderEvent]:
-        events: list[OrderEvent] = []
-        given, printed = 0, exchange_time(trade)
-        for order in list(side.orders):
-            if not side.reaches(order.price, trade.price):
-                break
-            if printed <= order.accepted_ns:  # told late: it was before our time
-                continue
-            if order.price == trade.price:
-                reached = order.print_at_price(trade.quantity, is_late)
-            else:
-                order.queue_ahead = order.queue_before = 0
-                reached = trade.quantity
-            if (quantity := min(reached - given, order.leaves)) > 0:
-                given += quantity
-                events.append(self._fill(order, order.price, quantity, Liquidity.MAKER, at))
-        return events
-
-    def _meet_quotes(self, at: int) -> Sequence[OrderEvent]:
-        events: list[OrderEvent] = []
-        standing: dict[int, int] = {}
-        for side, opposite in self._pairs:
-            if not side.orders or not opposite.reaches(opposite.book.best, side.orders[0].price):
-                continue
-            if not self.book.is_trusted:
-                return ()
-            for price in opposite.down_to(side.orders[0].price):
-                key, size = opposite.sign * price, opposite.book.quantities[price]
-                standing[key] = size
-                events += self._meet_quote(side, opposite, price, size - self._standing.get(key, 0), at)
-        self._standing = standing
-        return events
-
-    def _meet_quote(
-        self, side: _Side, opposite: _Side, price: int, growth: int, at: int
-    ) -> Iterator[OrderEvent]:
-        budget = min(growth, opposite.available(price, at))
-        for order in list(side.orders):
-            if budget <= 0 or not side.reaches(order.price, price):
-                return
-            quantity = min(budget, order.leaves)
-            budget -= quantity
-            opposite.consume(price, quantity, at)
-            order.queue_ahead = order.queue_before = 0
-            yield self._fill(order, order.price, quantity, Liquidity.MAKER, at)
+    def _make_room(self, rows: int) -> None:
+        if cs.events_of(self.core, rows, 0) > self._room:
+            cs.make_room(self.core, rows + 16)
+            self._room = len(self.core.out) // cs.OUT
 
     # --- Our commands arrive ----------------------------------------------------------------------
 
-    def submit(self, order: OrderSubmitted, at: int) -> list[OrderEvent]:
-        """Admit or refuse *order*, match what crosses, and let the rest wait or expire as its terms say."""
+    def submit(self, order: OrderSubmitted, at: int, entry_ns: int = 0) -> list[OrderEvent]:
+        """
+        Admit or refuse *order*, match what crosses, and let the rest wait or expire as its terms say.
+
+        Args:
+            entry_ns: how long it was on its way, which its fills tell.
+        """
+        order = self._repriced(order)
         if reason := self._refusal(order):
             return [OrderRejected(at, at, order.order_id, order.exchange, order.symbol, reason)]
-        can_rest = _can_rest(order)
-        ahead = self._side_of(order).displayed(order.price) if can_rest else 0
-        orders_ahead = self._sizes.orders_in(ahead)
-        working = WorkingOrder(order, order.quantity, ahead, ahead, ahead, orders_ahead, at)
-        events: list[OrderEvent] = [
-            OrderAccepted(
-                at, at, order.order_id, order.exchange, order.symbol, ahead, orders_ahead, order.passport
-            )
-        ]
-        is_ended = self._take(working, events, at)
-        if is_ended or not working.leaves:
-            return events
-        if can_rest:
-            self._rest(working)
-        else:
-            events.append(self._expired(working, at))
-        return events
+        known, end = self._enter(order, entry_ns, at)
+        row = known.slot * cs.ORDER
+        start, orders_start = self.core.orders[row + cs.START], self.core.orders[row + cs.START_ORDERS]
+        accepted = OrderAccepted(
+            at, at, order.order_id, order.exchange, order.symbol, start, orders_start, order.passport
+        )
+        return [accepted, *self._events(at), *self._end(known, end, at)]
+
+    def replace(self, order_id: str, price: int, quantity: int, at: int) -> list[OrderEvent]:
+        """
+        Change a resting order to *price* and *quantity*, which is all of it and not what is left.
+
+        It keeps its place only at the same price for a smaller quantity; otherwise it comes anew,
+        behind everybody. What the exchange would refuse leaves it as it is, and says why.
+        """
+        number = self._numbers.get(order_id)
+        if number is None:
+            return []
+        known, row = self._orders[number], self._orders[number].slot * cs.ORDER
+        old, orders = known.submitted, self.core.orders
+        filled = old.quantity - orders[row + cs.LEAVES]
+        new = msgspec.structs.replace(old, price=price, quantity=quantity)
+        if quantity <= filled:
+            return [self._canceled(number, f"replaced by {quantity} lots, of which {filled} are filled", at)]
+        if price == old.price and quantity < old.quantity:
+            if reason := self._size_refusal(new, price):
+                return [self._replaced(number, at, reason)]
+            known.submitted, orders[row + cs.LEAVES] = new, quantity - filled
+            return [self._replaced(number, at)]
+        return self._come_anew(number, new, filled, at)
+
+    def _come_anew(self, number: int, new: OrderSubmitted, filled: int, at: int) -> list[OrderEvent]:
+        known, orders = self._orders[number], self.core.orders
+        row = known.slot * cs.ORDER
+        if reason := self._refusal(new):
+            return [self._replaced(number, at, reason)]
+        fills, entry_ns = orders[row + cs.FILLS], known.entry_ns
+        core_orders.remove(self.core, known.slot)
+        self._forget(number)
+        known, end = self._enter(new, entry_ns, at, filled, fills)
+        leaves = new.quantity - filled
+        row = known.slot * cs.ORDER
+        replaced = OrderReplaced(
+            at, at, new.order_id, new.exchange, new.symbol, new.price, leaves, orders[row + cs.START]
+        )
+        return [replaced, *self._events(at), *self._end(known, end, at)]
 
     def cancel(self, order_id: str, reason: str, at: int) -> list[OrderEvent]:
         """Take *order_id* back; an order that has ended, or was never known, stays as it is."""
-        order = self.orders.get(order_id)
-        return [self._canceled(order, reason, at)] if order else []
+        number = self._numbers.get(order_id)
+        return [] if number is None else [self._canceled(number, reason, at)]
 
-    def _side_of(self, order: OrderSubmitted) -> _Side:
-        return self._bids if order.side is Side.BUY else self._asks
+    def _enter(
+        self, order: OrderSubmitted, entry_ns: int, at: int, filled: int = 0, fills: int = 0
+    ) -> tuple[_Known, int]:
+        cs.make_room(self.core, 0, 1)
+        self._room = 0
+        number, self._next = self._next, self._next + 1
+        known = self._orders[number] = _Known(order, entry_ns, self._head[cs.NEXT_FREE])
+        self._numbers[order.order_id] = number
+        end = core_match.submit(
+            self.core,
+            number,
+            cs.BID if order.side is Side.BUY else cs.ASK,
+            order.price,
+            self._limit_of(order),
+            order.quantity - filled,
+            self._accounts.setdefault(order.account, len(self._accounts)),
+            _can_rest(order),
+            order.time_in_force is TimeInForce.FOK,
+            fills,
+            at,
+        )
+        return known, end
 
-    def _opposite_of(self, order: OrderSubmitted) -> _Side:
-        return self._asks if order.side is Side.BUY else self._bids
+    def _end(self, known: _Known, end: int, at: int) -> list[OrderEvent]:
+        if end != core_match.EXPIRES:
+            return []
+        order = known.submitted
+        leaves = self.core.orders[known.slot * cs.ORDER + cs.LEAVES]
+        core_orders.remove(self.core, known.slot)
+        self._forget(self._numbers[order.order_id])
+        terms = order.order_type if order.order_type is OrderType.MARKET else order.time_in_force
+        reason = f"{terms}: no more was displayed within {self._limit_of(order)}"
+        return [OrderExpired(at, at, order.order_id, order.exchange, order.symbol, leaves, reason)]
+
+    def _repriced(self, order: OrderSubmitted) -> OrderSubmitted:
+        # A post-only order that would take, one tick behind the other side's best.
+        if not self._reprice or order.time_in_force is not TimeInForce.POST_ONLY:
+            return order
+        best = core_book.best_price(self.core, cs.ASK if order.side is Side.BUY else cs.BID)
+        if best == 0 or order.side * (order.price - best) < 0:
+            return order
+        return msgspec.structs.replace(order, price=best - order.side)
 
     def _refusal(self, order: OrderSubmitted) -> str:
         rules = self.instrument
         if rules is None:
             return f"{order.exchange} has not listed {order.symbol}"
-        if rules.contract:
-            return f"only spot is simulated, and {order.symbol} is a future ({rules.contract})"
+        if rules.contract not in ("", "linear"):
+            return f"only spot and linear contracts are simulated, and {order.symbol} is {rules.contract}"
         if rules.is_sampled and _can_rest(order):
             return "a sampled book shows no queue to rest in: only IOC, FOK and MARKET orders are simulated"
-        if not self.book.is_trusted:
-            doubt = self.book.state if self.book.state is not BookState.VALID else "crossed or one-sided"
+        if not core_book.is_trusted(self.core):
+            state = _STATES[self._head[cs.STATE]]
+            doubt = state if state is not BookState.VALID else "crossed or one-sided"
             return f"nothing is matched on a book in doubt, and this one was {doubt}"
+        best = self._best_opposite(order)
+        if reason := self._size_refusal(order, best if order.order_type is OrderType.MARKET else order.price):
+            return reason
+        if order.time_in_force is TimeInForce.POST_ONLY:
+            return self._post_only_refusal(order, best)
+        return ""
+
+    def _size_refusal(self, order: OrderSubmitted, price: int) -> str:
+        rules = self.instrument
+        assert rules is not None  # no order is admitted without
         if order.quantity < rules.min_quantity:
             return f"quantity must be at least {rules.min_quantity} lots, was {order.quantity}"
         if 0 < rules.max_quantity < order.quantity:
             return f"quantity must be at most {rules.max_quantity} lots, was {order.quantity}"
-        best = self._opposite_of(order).book.best
-        price = best if order.order_type is OrderType.MARKET else order.price
         if price <= 0:
             return f"a limit order needs a price above 0, was {price}"
         if (notional := rules.notional(price, order.quantity)) < rules.min_notional:
             return f"notional must be at least {rules.min_notional} units, was {notional}"
-        if order.time_in_force is TimeInForce.POST_ONLY:
-            return self._post_only_refusal(order)
         return ""
 
-    def _post_only_refusal(self, order: OrderSubmitted) -> str:
+    def _post_only_refusal(self, order: OrderSubmitted, best: int) -> str:
         if order.order_type is OrderType.MARKET:
             return "a market order takes, so it cannot be post-only"
-        opposite = self._opposite_of(order)
-        if opposite.reaches(opposite.book.best, order.price):
-            return f"post-only at {order.price} would take: the other side's best was {opposite.book.best}"
-        if own := self._own_opposite(order, order.price):
-            return f"post-only at {order.price} would take our own order {own.submitted.order_id}"
+        if order.side * (order.price - best) >= 0:
+            return f"post-only at {order.price} would take: the other side's best was {best}"
+        side = cs.BID if order.side is Side.BUY else cs.ASK
+        account = self._accounts.get(order.account, -1)
+        key = core_book.key_of(1 - side, order.price)
+        own = core_match.own_opposite(self.core, side, account, key)
+        if own != cs.NOBODY:
+            number = self.core.orders[own * cs.ORDER + cs.NUMBER]
+            other = self._orders[number].submitted.order_id
+            return f"post-only at {order.price} would take our own order {other}"
         return ""
+
+    def _best_opposite(self, order: OrderSubmitted) -> int:
+        return core_book.best_price(self.core, cs.ASK if order.side is Side.BUY else cs.BID)
 
     def _limit_of(self, order: OrderSubmitted) -> int:
         if order.order_type is OrderType.LIMIT:
             return order.price
-        best = self._opposite_of(order).book.best
+        best = self._best_opposite(order)
         if order.side is Side.BUY:
             return best * (_BPS + self._protection_bps) // _BPS
         return -(-best * (_BPS - self._protection_bps) // _BPS)
 
-    def _own_opposite(self, order: OrderSubmitted, limit: int) -> WorkingOrder | None:
-        # The first order of the same account that a walk to *limit* would meet.
-        opposite = self._opposite_of(order)
-        for resting in opposite.orders:
-            if not opposite.reaches(resting.price, limit):
-                return None
-            if resting.submitted.account == order.account:
-                return resting
-        return None
+    # --- What follows -----------------------------------------------------------------------------
 
-    def _reachable(
-        self, opposite: _Side, limit: int, own: WorkingOrder | None, at: int
-    ) -> Iterator[tuple[int, int]]:
-        # (price, quantity) that a taker finds on its way to *limit*, or to its own order on that way.
-        for price in opposite.down_to(own.price if own else limit):
-            quantity = opposite.available(price, at)
-            if own and price == own.price:
-                quantity = min(quantity, own.queue_ahead)
-            yield price, quantity
+    def _events(self, at: int) -> list[OrderEvent]:
+        out, events = self.core.out, list[OrderEvent]()
+        ended = []
+        for e in range(0, self._head[cs.EVENTS] * cs.OUT, cs.OUT):
+            row = out[e : e + cs.OUT]
+            if row[cs.E_KIND] == cs.DECREMENTED:
+                events.append(self._replaced(row[cs.E_NUMBER], at, leaves=row[cs.E_LEAVES]))
+                continue
+            is_fill = row[cs.E_KIND] == cs.FILLED
+            events.append(self._filled(row, at) if is_fill else self._prevented(row, at))
+            if not is_fill or not row[cs.E_LEAVES]:
+                ended.append(row[cs.E_NUMBER])
+        for number in ended:  # not before all is told: others may name them
+            self._forget(number)
+        return events
 
-    def _take(self, taker: WorkingOrder, events: list[OrderEvent], at: int) -> bool:
-        # Match what crosses; whether that ended the order by another way than being filled.
-        order = taker.submitted
-        opposite, limit = self._opposite_of(order), self._limit_of(order)
-        if order.time_in_force is TimeInForce.FOK:
-            own = None if self._self_trade == "cancel_oldest" else self._own_opposite(order, limit)
-            if sum(quantity for _, quantity in self._reachable(opposite, limit, own, at)) < taker.leaves:
-                return False
-        while taker.leaves:
-            own = self._own_opposite(order, limit)
-            for price, found in self._reachable(opposite, limit, own, at):
-                if quantity := min(found, taker.leaves):
-                    opposite.consume(price, quantity, at)
-                    events.append(self._fill(taker, price, quantity, Liquidity.TAKER, at))
-            if own is None or not taker.leaves:
-                return False
-            if self._prevent_self_trade(taker, own, events, at):
-                return True
-        return False
-
-    def _prevent_self_trade(
-        self, taker: WorkingOrder, own: WorkingOrder, events: list[OrderEvent], at: int
-    ) -> bool:
-        if self._self_trade != "cancel_newest":
-            reason = f"self-trade prevention: {taker.submitted.order_id} would have met it"
-            events.append(self._canceled(own, reason, at))
-        if self._self_trade == "cancel_oldest":
-            return False
-        reason = f"self-trade prevention: would have met {own.submitted.order_id}"
-        events.append(self._canceled(taker, reason, at))
-        return True
-
-    # --- The ends of an order ---------------------------------------------------------------------
-
-    def _rest(self, order: WorkingOrder) -> None:
-        # What it left of a level it crossed has been met already.
-        self.orders[order.submitted.order_id] = order
-        self._side_of(order.submitted).add(order)
-        opposite = self._opposite_of(order.submitted)
-        for price in opposite.down_to(order.price):
-            self._standing[opposite.sign * price] = opposite.book.quantities[price]
-
-    def _remove(self, order: WorkingOrder) -> None:
-        if self.orders.pop(order.submitted.order_id, None):
-            self._side_of(order.submitted).orders.remove(order)
-
-    def _fill(
-        self, order: WorkingOrder, price: int, quantity: int, liquidity: Liquidity, at: int
-    ) -> OrderFilled:
-        submitted, rules = order.submitted, self.instrument
+    def _filled(self, row: list[int], at: int) -> OrderFilled:
+        price, quantity = row[cs.E_PRICE], row[cs.E_QUANTITY]
+        known, rules = self._orders[row[cs.E_NUMBER]], self.instrument
         assert rules is not None  # no order is admitted without
-        order.leaves -= quantity
-        order.fills += 1
-        if not order.leaves:
-            self._remove(order)
-        is_maker = liquidity is Liquidity.MAKER
+        submitted = known.submitted
+        is_maker = bool(row[cs.E_MAKER])
         ppm = rules.maker_fee_ppm if is_maker else rules.taker_fee_ppm
         return OrderFilled(
             at,
             at,
             submitted.order_id,
-            order.fills,
+            row[cs.E_FILL],
             submitted.strategy,
             submitted.account,
             submitted.exchange,
@@ -507,53 +422,158 @@ class MatchingEngine:
             submitted.side,
             price,
             quantity,
-            order.leaves,
-            liquidity,
+            row[cs.E_LEAVES],
+            Liquidity.MAKER if is_maker else Liquidity.TAKER,
             -(-rules.notional(price, quantity) * ppm // PPM),
             # Every exchange is made to charge in quote, though Binance takes it in the asset received.
             rules.quote,
-            order.queue_start if is_maker else 0,
-            order.orders_start if is_maker else 0,
-            at - order.accepted_ns,
-            is_maker and order.orders_start > self._toxic_position,
+            row[cs.E_START] if is_maker else 0,
+            row[cs.E_START_ORDERS] if is_maker else 0,
+            at - row[cs.E_ACCEPTED],
+            is_maker and row[cs.E_START_ORDERS] > self._toxic_position,
             submitted.arrival_mid,
             submitted.passport,
+            known.entry_ns,
+            is_maker and row[cs.E_LEFT] == 0,
+            row[cs.E_LEFT],
         )
 
-    def _canceled(self, order: WorkingOrder, reason: str, at: int) -> OrderCanceled:
-        self._remove(order)
-        s = order.submitted
-        return OrderCanceled(at, at, s.order_id, s.exchange, s.symbol, order.leaves, reason)
+    def _prevented(self, row: list[int], at: int) -> OrderCanceled:
+        number, other = row[cs.E_NUMBER], row[cs.E_OTHER]
+        s, name = self._orders[number].submitted, self._orders[other].submitted.order_id
+        met = f"{name} would have met it" if number < other else f"would have met {name}"
+        reason = f"self-trade prevention: {met}"
+        return OrderCanceled(at, at, s.order_id, s.exchange, s.symbol, row[cs.E_LEAVES], reason)
 
-    def _expired(self, order: WorkingOrder, at: int) -> OrderExpired:
-        s = order.submitted
-        terms = s.order_type if s.order_type is OrderType.MARKET else s.time_in_force
-        reason = f"{terms}: no more was displayed within {self._limit_of(s)}"
-        return OrderExpired(at, at, s.order_id, s.exchange, s.symbol, order.leaves, reason)
+    def _replaced(self, number: int, at: int, reason: str = "", leaves: int | None = None) -> OrderReplaced:
+        known = self._orders[number]
+        s, row = known.submitted, known.slot * cs.ORDER
+        left = self.core.orders[row + cs.LEAVES] if leaves is None else leaves
+        ahead = self.core.orders[row + cs.AHEAD]
+        return OrderReplaced(at, at, s.order_id, s.exchange, s.symbol, s.price, left, ahead, reason)
+
+    def _canceled(self, number: int, reason: str, at: int) -> OrderCanceled:
+        known = self._orders[number]
+        s, leaves = known.submitted, self.core.orders[known.slot * cs.ORDER + cs.LEAVES]
+        core_orders.remove(self.core, known.slot)
+        self._forget(number)
+        return OrderCanceled(at, at, s.order_id, s.exchange, s.symbol, leaves, reason)
+
+    def _forget(self, number: int) -> None:
+        del self._numbers[self._orders.pop(number).submitted.order_id]
 
     # --- State ------------------------------------------------------------------------------------
 
+    @property
+    def book(self) -> OrderBook:
+        """A copy of the book as the exchange has it."""
+        book = OrderBook(self.exchange, self.symbol)
+        book.apply_snapshot(self._snapshot())
+        book.state = _STATES[self._head[cs.STATE]]
+        return book
+
+    @property
+    def orders(self) -> dict[str, WorkingOrder]:
+        """The orders that rest, by id, as they arrived."""
+        return {known.submitted.order_id: self._working(known) for known in self._orders.values()}
+
+    def holds(self, order_id: str) -> bool:
+        """Whether *order_id* rests here."""
+        return order_id in self._numbers
+
+    def submitted(self, order_id: str) -> OrderSubmitted | None:
+        """Return *order_id* as it was submitted or last replaced, None where it does not rest here."""
+        number = self._numbers.get(order_id)
+        return None if number is None else self._orders[number].submitted
+
+    def refuse(self, order_id: str, reason: str, at: int) -> OrderReplaced:
+        """Return that *order_id*, which rests, stays as it is because of *reason*."""
+        return self._replaced(self._numbers[order_id], at, reason)
+
     def state(self) -> EngineState:
         """Return everything this engine remembers."""
+        head = self._head
         return EngineState(
             self.instrument,
-            self.book.snapshot(),
-            self.book.state,
+            self._snapshot(),
+            _STATES[head[cs.STATE]],
             list(self.orders.values()),
-            self._sizes,
-            _SideState(self._bids.traded, self._bids.consumed),
-            _SideState(self._asks.traded, self._asks.consumed),
-            self._standing,
+            OrderSize(head[cs.SIZE_TOTAL], head[cs.SIZE_COUNT], head[cs.SIZE_STEP]),
+            self._side_state(cs.BID),
+            self._side_state(cs.ASK),
+            self._standing(),
         )
 
     def restore(self, state: EngineState) -> None:
         """Become what *state*, decoded from bytes and not shared with another engine, says."""
         self.instrument = state.instrument
-        self.book.apply_snapshot(state.book)
-        self.book.state = state.book_state
-        self._sizes = state.sizes
-        for side, saved in ((self._bids, state.bids), (self._asks, state.asks)):
-            side.traded, side.consumed = saved.traded, saved.consumed
+        self.on_book_snapshot(state.book, 0)
+        self._head[cs.STATE] = _STATES.index(state.book_state)
+        sizes = (state.sizes.total, state.sizes.count, state.sizes.step)
+        self._head[cs.SIZE_TOTAL : cs.SIZE_STEP + 1] = sizes
+        cs.make_room(self.core, len(state.standing), len(state.orders))
+        for side, saved in ((cs.BID, state.bids), (cs.ASK, state.asks)):
+            for price, lots in saved.traded.items():
+                at = core_book.add_mark(self.core, side, core_book.key_of(side, price))
+                self.core.traded[side][at] = lots
+            for price, taken in saved.consumed.items():
+                at = core_book.add_mark(self.core, side, core_book.key_of(side, price))
+                self.core.taken[side][at], self.core.since[side][at] = taken.lots, taken.since
         for order in state.orders:
-            self._rest(order)
-        self._standing = state.standing
+            self._restore_order(order)
+        for key, size in state.standing.items():
+            core_match.remember(self.core, cs.BID if key > 0 else cs.ASK, key, size)
+
+    def _snapshot(self) -> BookSnapshot:
+        packed = []
+        for side in (cs.BID, cs.ASK):
+            n, sign = self._head[cs.LEVELS + side], 1 - 2 * side
+            keys, sizes = self.core.keys[side], self.core.sizes[side]
+            packed.append(pack_levels([(sign * keys[i], sizes[i]) for i in range(n - 1, -1, -1)]))
+        ts_event = self._head[cs.TS_EVENT]
+        return BookSnapshot(self._ts_recv, ts_event, self.exchange, self.symbol, self._seq, *packed)
+
+    def _side_state(self, side: int) -> _SideState:
+        core, found = self.core, _SideState({}, {})
+        for i in range(self._head[cs.MARKS + side]):
+            price = core_book.key_of(side, core.mark_keys[side][i])
+            if core.traded[side][i]:
+                found.traded[price] = core.traded[side][i]
+            if core.taken[side][i]:
+                found.consumed[price] = _Consumed(core.taken[side][i], core.since[side][i])
+        return found
+
+    def _standing(self) -> dict[int, int]:
+        core, found = self.core, dict[int, int]()
+        for side in (cs.BID, cs.ASK):
+            n = self._head[cs.STANDING + side]
+            found.update(zip(core.standing_keys[side][:n], core.standing_sizes[side][:n], strict=True))
+        return found
+
+    def _working(self, known: _Known) -> WorkingOrder:
+        row = self.core.orders[known.slot * cs.ORDER : (known.slot + 1) * cs.ORDER]
+        return WorkingOrder(
+            known.submitted,
+            row[cs.LEAVES],
+            row[cs.AHEAD],
+            row[cs.BEFORE],
+            row[cs.START],
+            row[cs.START_ORDERS],
+            row[cs.ACCEPTED],
+            row[cs.FILLS],
+            known.entry_ns,
+        )
+
+    def _restore_order(self, order: WorkingOrder) -> None:
+        s, side = order.submitted, cs.BID if order.submitted.side is Side.BUY else cs.ASK
+        number, self._next = self._next, self._next + 1
+        account = self._accounts.setdefault(s.account, len(self._accounts))
+        slot = core_orders.admit(
+            self.core, number, side, s.price, order.leaves, account, order.queue_start, order.accepted_ns
+        )
+        row, orders = slot * cs.ORDER, self.core.orders
+        orders[row + cs.AHEAD], orders[row + cs.BEFORE] = order.queue_ahead, order.queue_before
+        orders[row + cs.START_ORDERS], orders[row + cs.FILLS] = order.orders_start, order.fills
+        core_orders.rest(self.core, slot)
+        self._orders[number] = _Known(s, order.entry_ns, slot)
+        self._numbers[s.order_id] = number

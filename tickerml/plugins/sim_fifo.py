@@ -48,7 +48,9 @@ from tickerml.kernel import (
     OrderExpired,
     OrderFilled,
     OrderRejected,
+    OrderReplaced,
     OrderSubmitted,
+    ReplaceOrder,
     SequenceGap,
     SimulatorSpec,
     Timer,
@@ -63,7 +65,7 @@ from .matching import (
     SelfTrade,
     exchange_time,
 )
-from .queue_models import queue_model
+from .queue_models import NAMES, queue_model
 
 #: One way, in ms: the seed's ranges, read as pessimistically as they can be.
 LATENCY_MS = {
@@ -99,14 +101,25 @@ class SimFifoOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=T
     queue_model: Annotated[
         str,
         msgspec.Meta(
-            pattern=r"^(risk-averse|log|power:[1-9])$",
-            description="who leaves when a level shrinks: risk-averse (those behind us), log or power:n",
+            pattern=NAMES,
+            description="who leaves when a level shrinks: risk-averse (those behind us), log, power:n or "
+            "uniform (anybody)",
         ),
     ] = "risk-averse"
     self_trade: Annotated[
         SelfTrade,
-        msgspec.Meta(description="which order goes when a taker would meet one of its own account"),
+        msgspec.Meta(
+            description="what happens when a taker would meet an order of its own account: one goes, both "
+            "do, both shrink by the smaller (decrement), or they trade (none)"
+        ),
     ] = "cancel_newest"
+    reprice_post_only: Annotated[
+        bool,
+        msgspec.Meta(
+            description="whether a post-only order that would take is put one tick behind the other side's "
+            "best, instead of refused"
+        ),
+    ] = False
     toxic_position: Annotated[
         int,
         msgspec.Meta(ge=0, description="a fill that started behind more orders than this is predicted toxic"),
@@ -128,7 +141,8 @@ class SimFifoOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 class _Arrival(msgspec.Struct, frozen=True, array_like=True):
     at: int
-    command: OrderSubmitted | CancelOrder
+    command: OrderSubmitted | CancelOrder | ReplaceOrder
+    entry_ns: int
 
 
 class _LaneState(msgspec.Struct, frozen=True, array_like=True):
@@ -199,7 +213,7 @@ class FifoSimulator:
                 "exchange": exchange,
                 "symbol": symbol,
                 "side": order.submitted.side,
-                "price": order.price,
+                "price": order.submitted.price,
                 "leaves": order.leaves,
                 "queue_ahead": order.queue_ahead,
             }
@@ -254,7 +268,7 @@ class FifoSimulator:
         # A simulator that joins a running host finds the book already built.
         known = self._ctx.book(exchange, symbol)
         if known.state is BookState.VALID:
-            engine.book.apply_snapshot(known.snapshot())
+            engine.on_book_snapshot(known.snapshot(), 0)
         lane = self._lanes[exchange, symbol] = _Lane(engine)
         return lane
 
@@ -266,6 +280,7 @@ class FifoSimulator:
             self_trade=self._options.self_trade,
             toxic_position=self._options.toxic_position,
             protection_bps=self._options.protection_bps,
+            reprice=self._options.reprice_post_only,
         )
 
     def _advance(self, lane: _Lane, message: BookSnapshot | BookDelta | Trade) -> int:
@@ -280,13 +295,16 @@ class FifoSimulator:
 
     def on_order_submitted(self, order: OrderSubmitted) -> None:
         lane = self._lane(order.exchange, order.symbol)
-        if order.order_id in lane.engine.orders or self._is_on_its_way(lane, order.order_id):
+        if lane.engine.holds(order.order_id) or self._is_on_its_way(lane, order.order_id):
             self._ctx.log.warning("order.repeated", order_id=order.order_id, exchange=order.exchange)
             return
         self._send(lane, order, "entry")
 
     def on_cancel_order(self, command: CancelOrder) -> None:
         self._send(self._lane(command.exchange, command.symbol), command, "cancel")
+
+    def on_replace_order(self, command: ReplaceOrder) -> None:
+        self._send(self._lane(command.exchange, command.symbol), command, "replace")
 
     def _is_on_its_way(self, lane: _Lane, order_id: str) -> bool:
         return any(
@@ -295,11 +313,11 @@ class FifoSimulator:
             if isinstance(arrival.command, OrderSubmitted)
         )
 
-    def _send(self, lane: _Lane, command: OrderSubmitted | CancelOrder, leg: str) -> None:
-        session = self._session(command.exchange)
-        at = self._ctx.clock.now() + self._latency_ns(command.exchange, command.order_id, leg)
+    def _send(self, lane: _Lane, command: OrderSubmitted | CancelOrder | ReplaceOrder, leg: str) -> None:
+        session, now = self._session(command.exchange), self._ctx.clock.now()
+        at = now + self._latency_ns(command.exchange, command.order_id, leg)
         at = session.last_arrival = max(at, session.last_arrival)
-        lane.arrivals.append(_Arrival(at, command))
+        lane.arrivals.append(_Arrival(at, command, at - now))
         self._ctx.set_timer(at + self._quiet_ns, f"arrival {command.exchange} {command.symbol}")
 
     def _session(self, exchange: str) -> _Session:
@@ -321,9 +339,20 @@ class FifoSimulator:
             at = lane.clock = arrival.at  # whatever was later has applied it already
             command = arrival.command
             if isinstance(command, OrderSubmitted):
-                self._respond(engine.submit(command, at))
+                self._respond(engine.submit(command, at, arrival.entry_ns))
+            elif isinstance(command, ReplaceOrder):
+                self._respond(self._replace(engine, command, at))
             else:
                 self._respond(engine.cancel(command.order_id, command.reason, at))
+
+    def _replace(self, engine: MatchingEngine, command: ReplaceOrder, at: int) -> list[OrderEvent]:
+        agreed = engine.submitted(command.order_id)
+        if agreed is None:
+            return []
+        if command.quantity > agreed.quantity or agreed.side * (command.price - agreed.price) > 0:
+            reason = "no rule has agreed to more, or to a less safe price"
+            return [engine.refuse(command.order_id, reason, at)]
+        return engine.replace(command.order_id, command.price, command.quantity, at)
 
     # --- Answers on their way ---------------------------------------------------------------------
 
@@ -433,9 +462,11 @@ def tickerml_simulators() -> list[SimulatorSpec]:
             id="sim-fifo",
             factory=FifoSimulator,
             options=SimFifoOptions,
+            state_version=2,
             publishes=(
                 OrderAccepted,
                 OrderRejected,
+                OrderReplaced,
                 OrderFilled,
                 OrderCanceled,
                 OrderExpired,

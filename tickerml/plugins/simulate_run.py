@@ -1,0 +1,91 @@
+"""A list of orders and a list of market events, in the order in which an exchange sees them."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from .simulate_venues import Happened, Row, Venue, Wish
+
+_SUBMIT, _CANCEL = 0, 1
+
+
+class Filled(NamedTuple):
+    """One fill, at *ts* of the exchange; ticks and lots."""
+
+    order_id: str
+    seq: int
+    ts: int
+    price: int
+    quantity: int
+    is_maker: bool
+    leaves: int
+
+
+class End(NamedTuple):
+    """What has become of an order; ts is when it last changed."""
+
+    order_id: str
+    status: str
+    filled: int
+    leaves: int
+    ts: int
+    reason: str = ""
+
+
+class _Tally:
+    # What has happened so far, as the files want it.
+    def __init__(self, wishes: list[Wish], entry_ns: int) -> None:
+        self.fills: list[Filled] = []
+        self.ends = {wish.order_id: _sent(wish, wish.ts + entry_ns) for wish in wishes}
+        self._counts: dict[str, int] = {}
+
+    def take_in(self, happened: Iterable[Happened], ts: int) -> None:
+        for one in happened:
+            end = self.ends[one.order_id]
+            filled, leaves = end.filled + one.quantity, end.leaves - one.quantity
+            self.ends[one.order_id] = End(one.order_id, one.status, filled, leaves, ts, one.reason)
+            if one.quantity:
+                seq = self._counts[one.order_id] = self._counts.get(one.order_id, 0) + 1
+                fill = Filled(one.order_id, seq, ts, one.price, one.quantity, one.is_maker, leaves)
+                self.fills.append(fill)
+
+
+def run(
+    venue: Venue, events: Iterable[Row], wishes: list[Wish], entry_ns: int
+) -> tuple[list[Filled], list[End]]:
+    """Send *wishes* to *venue* while *events* happen; return the fills by time and the ends as listed."""
+    tally, commands, i = _Tally(wishes, entry_ns), _arrivals(wishes, entry_ns), 0
+    for rows in (*_messages(events), None):
+        while i < len(commands) and (rows is None or commands[i][0] < rows[0].ts):
+            ts, what, _, wish = commands[i]
+            tally.take_in(venue.submit(wish, ts) if what == _SUBMIT else venue.cancel(wish.order_id, ts), ts)
+            i += 1
+        if rows is not None:
+            tally.take_in(venue.market(rows), rows[0].ts)
+    return tally.fills, [tally.ends[wish.order_id] for wish in wishes]
+
+
+def _sent(wish: Wish, at: int) -> End:
+    return End(wish.order_id, "rejected" if wish.refused else "", 0, wish.quantity, at, wish.refused)
+
+
+def _arrivals(wishes: list[Wish], entry_ns: int) -> list[tuple[int, int, int, Wish]]:
+    admitted = [(number, wish) for number, wish in enumerate(wishes) if not wish.refused]
+    found = [(wish.ts + entry_ns, _SUBMIT, number, wish) for number, wish in admitted]
+    found += [
+        (wish.cancel_ts + entry_ns, _CANCEL, number, wish)
+        for number, wish in admitted
+        if wish.cancel_ts is not None
+    ]
+    return sorted(found, key=lambda command: command[:3])
+
+
+def _messages(events: Iterable[Row]) -> Iterator[list[Row]]:
+    """Yield *events* as an exchange sends them: what changes the book at one time goes together."""
+    rows: list[Row] = []
+    for row in events:
+        if rows and (row.kind == "trade" or rows[0].kind == "trade" or row.ts != rows[0].ts):
+            yield rows
+            rows = []
+        rows.append(row)
+    if rows:
+        yield rows
