@@ -1,11 +1,5 @@
-"""
-The ledger's laws, numbered as in its specification, over random streams of orders.
+"""The ledger's laws, numbered as in its specification, over random streams; and single cases."""
 
-A stream is a list of steps; a step that the state does not allow (a fill of an order that
-has ended) is skipped, so every list is a valid stream and shrinks well.
-"""
-
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,207 +7,50 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tickerml.kernel import (
-    UNIT,
-    Instrument,
-    Liquidity,
-    OrderFilled,
-    OrderSubmitted,
-    OrderType,
-    Side,
-    TimeInForce,
-    to_units,
-)
-from tickerml.kernel.testing import instrument
+from tickerml.kernel import UNIT, Instrument, OrderType, Side, to_units
+from tickerml.plugins import ledger_linear
 from tickerml.plugins.ledger import (
+    REMEMBERED,
     ROUNDING_ALLOWANCE,
     Bucket,
     InsufficientFunds,
     Ledger,
     LedgerError,
-    LedgerState,
+    Transfer,
     buy_reserve,
     protected_price,
 )
 
-BTC = instrument("test", "BTC/USDT", taker_fee_ppm=2600)
-ETH = instrument(
-    "test", "ETH/USDT", tick="0.00000001", lot="0.0000001", taker_fee_ppm=2600
-)  # rounds notional
-INSTRUMENTS = {"BTC/USDT": BTC, "ETH/USDT": ETH}
-OPENING = {("test", "USDT"): to_units("10000"), ("test", "BTC"): 0}
+from . import ledger_stream as laws
+from .ledger_stream import BTC, ETH, LEVERAGE, OPENING, PERP, STREAMS, Stream, filled, replay, submitted
 
-
-def submitted(
-    order_id: str,
-    side: Side,
-    quantity: int,
-    price: int,
-    symbol: str = "BTC/USDT",
-    order_type: OrderType = OrderType.LIMIT,
-    arrival_mid: int = 0,
-) -> OrderSubmitted:
-    gtc = TimeInForce.GTC
-    return OrderSubmitted(
-        0, order_id, "s", "paper", "test", symbol, side, order_type, gtc, price, quantity, arrival_mid
-    )
-
-
-def filled(
-    order_id: str,
-    fill: int,
-    side: Side,
-    quantity: int,
-    price: int,
-    *,
-    symbol: str = "BTC/USDT",
-    leaves: int = 0,
-    fee: int | None = None,
-    fee_asset: str = "USDT",
-) -> OrderFilled:
-    notional = INSTRUMENTS[symbol].notional(price, quantity)
-    charged = -(-notional * 2600 // 10**6) if fee is None else fee
-    head = (0, 0, order_id, fill, "s", "paper", "test", symbol, side, price, quantity, leaves)
-    return OrderFilled(*head, Liquidity.TAKER, charged, fee_asset, 0, 0, 0, False, 0)
-
-
-class Stream:
-    """Plays steps onto a ledger, and remembers what was ordered and filled."""
-
-    def __init__(self, check: Callable[["Stream"], None] = lambda stream: None) -> None:
-        self.ledger = Ledger(OPENING)
-        self.orders: dict[str, OrderSubmitted] = {}
-        self.filled: dict[str, int] = {}
-        self.booked: list[tuple[str, Any]] = []
-        self.count = 0
-        self._check = check
-
-    def play(self, steps: list[tuple[Any, ...]]) -> "Stream":
-        for step in steps:
-            getattr(self, step[0])(*step[1:])
-            self._check(self)
-        return self
-
-    def order(self, symbol: str, side: Side, price: int, quantity: int) -> None:
-        self.count += 1
-        order = submitted(f"o{self.count}", side, quantity, price, symbol)
-        try:
-            self.ledger.submit(order, INSTRUMENTS[symbol])
-        except InsufficientFunds:
-            return
-        self.orders[order.order_id] = order
-        self.filled[order.order_id] = 0
-        self.booked.append(("submit", order))
-
-    def trade(self, which: int, quantity: int, better: int, fee_in_base: bool) -> None:
-        open_ids = [i for i in self.orders if self.ledger.reservation(i)]
-        if not open_ids:
-            return
-        order = self.orders[open_ids[which % len(open_ids)]]
-        reservation = self.ledger.reservation(order.order_id)
-        quantity = min(quantity, reservation.leaves)
-        price = max(1, order.price - order.side * better)
-        in_base = fee_in_base and order.side is Side.BUY
-        base_fee = quantity * INSTRUMENTS[order.symbol].lot_size // 1000
-        fill = filled(
-            order.order_id,
-            len(self.booked),
-            order.side,
-            quantity,
-            price,
-            symbol=order.symbol,
-            leaves=reservation.leaves - quantity,
-            fee=base_fee if in_base else None,
-            fee_asset=order.symbol.partition("/")[0] if in_base else "USDT",
-        )
-        self.ledger.fill(fill, INSTRUMENTS[order.symbol])
-        self.filled[order.order_id] += quantity
-        self.booked.append(("fill", fill))
-
-    def cancel(self, which: int) -> None:
-        open_ids = [i for i in self.orders if self.ledger.reservation(i)]
-        if open_ids:
-            order_id = open_ids[which % len(open_ids)]
-            self.ledger.end(order_id)
-            self.booked.append(("end", order_id))
-
-
-def replay(events: list[tuple[str, Any]]) -> Ledger:
-    ledger = Ledger(OPENING)
-    for kind, event in events:
-        if kind == "end":
-            ledger.end(event)
-        else:
-            getattr(ledger, kind)(event, INSTRUMENTS[event.symbol])
-    return ledger
-
-
-SYMBOLS = st.sampled_from(["BTC/USDT", "ETH/USDT"])
-ORDERS = st.tuples(
-    st.just("order"),
-    SYMBOLS,
-    st.sampled_from(list(Side)),
-    st.integers(1, 6_100_000),
-    st.one_of(st.integers(1, 40), st.integers(1, 20_000_000)),
-)
-TRADES = st.tuples(
-    st.just("trade"),
-    st.integers(0, 7),
-    st.one_of(st.integers(1, 3), st.integers(1, 20_000_000)),
-    st.integers(0, 2_000),
-    st.booleans(),
-)
-CANCELS = st.tuples(st.just("cancel"), st.integers(0, 7))
-STREAMS = st.lists(st.one_of(ORDERS, TRADES, TRADES, CANCELS), max_size=30)
-QUICK = settings(max_examples=100, deadline=None)
+QUICK = settings(max_examples=60, deadline=None)
 
 
 @QUICK
 @given(STREAMS)
 def test_property_1_the_ledger_sums_to_zero_in_every_asset_after_every_transaction(steps):
-    def check(stream: Stream) -> None:
-        assert set(stream.ledger.sums().values()) <= {0}
-
-    Stream(check).play(steps)
+    Stream(laws.sums_to_zero).play(steps)
 
 
 @QUICK
 @given(STREAMS)
-def test_property_2_nothing_free_or_held_is_ever_below_zero(steps):
-    def check(stream: Stream) -> None:
-        assert all(b.free >= 0 and b.held >= 0 for b in stream.ledger.balances())
-
-    Stream(check).play(steps)
+def test_property_2_nothing_free_or_held_on_spot_is_ever_below_zero(steps):
+    Stream(laws.nothing_on_spot_below_zero).play(steps)
 
 
 @QUICK
 @given(STREAMS)
 def test_property_3_held_is_the_sum_of_what_open_orders_may_still_need(steps):
-    def check(stream: Stream) -> None:
-        low: dict[str, int] = {}
-        high: dict[str, int] = {}
-        for order in stream.orders.values():
-            if not (entry := stream.ledger.reservation(order.order_id)):
-                continue
-            traded = INSTRUMENTS[order.symbol]
-            leaves = order.quantity - stream.filled[order.order_id]
-            is_buy = order.side is Side.BUY
-            need = buy_reserve(traded, order.price, leaves, 2600) if is_buy else leaves * traded.lot_size
-            low[entry.asset] = low.get(entry.asset, 0) + need
-            high[entry.asset] = high.get(entry.asset, 0) + need + (ROUNDING_ALLOWANCE if is_buy else 0)
-        for asset in ("BTC", "ETH", "USDT"):
-            held = stream.ledger.amount("test", asset, Bucket.HELD)
-            assert low.get(asset, 0) <= held <= high.get(asset, 0)
-
-    Stream(check).play(steps)
+    Stream(laws.held_is_reserved).play(steps)
 
 
 @QUICK
 @given(STREAMS)
 def test_property_4_an_order_that_has_ended_holds_nothing(steps):
-    stream = Stream().play(steps)
+    stream = Stream(laws.ended_orders_hold_nothing).play(steps)
 
-    for order_id in stream.orders:
+    for order_id in stream.symbols:
         stream.ledger.end(order_id)
 
     assert all(balance.held == 0 for balance in stream.ledger.balances())
@@ -222,47 +59,26 @@ def test_property_4_an_order_that_has_ended_holds_nothing(steps):
 @QUICK
 @given(STREAMS)
 def test_property_5_fills_never_exceed_the_order_and_equal_it_only_when_it_is_done(steps):
-    stream = Stream().play(steps)
-    canceled = {event for kind, event in stream.booked if kind == "end"}
-
-    for order_id, order in stream.orders.items():
-        is_open = stream.ledger.reservation(order_id) is not None
-        assert stream.filled[order_id] <= order.quantity
-        assert (stream.filled[order_id] == order.quantity) == (not is_open and order_id not in canceled)
+    Stream(laws.fills_stay_within_orders).play(steps)
 
 
 @QUICK
 @given(STREAMS, st.integers(1, 7_000_000))
-def test_property_6_opening_realized_unrealized_and_fees_are_equity_to_the_unit(steps, bid):
-    ledger = Stream().play(steps).ledger
-    realized = unrealized = fees = worth = 0
+def test_property_6_the_parts_are_equity_to_the_unit(steps, price):
+    stream = Stream(laws.margin_secures_positions).play(steps)
 
-    for inventory in ledger.inventories():
-        value = bid * INSTRUMENTS[inventory.symbol].tick_size * inventory.quantity // UNIT
-        worth += value
-        unrealized += value - inventory.cost
-        realized += inventory.realized
-        fees += inventory.fees
-        assert inventory.quantity == ledger.total("test", inventory.base)
-
-    equity = ledger.total("test", "USDT") + worth
-    assert OPENING["test", "USDT"] + realized + unrealized - fees == equity
+    laws.parts_are_equity(stream, price)
 
 
 @QUICK
 @given(STREAMS, st.integers(0, 30))
 def test_property_7_replaying_or_restoring_gives_identical_balances_and_digest(steps, cut):
     stream = Stream().play(steps)
-    first = replay(stream.booked[:cut])
-    state = msgspec.msgpack.decode(msgspec.msgpack.encode(first.state), type=LedgerState)
-    restored = Ledger(state=state)
-    for kind, event in stream.booked[cut:]:
-        if kind == "end":
-            restored.end(event)
-        else:
-            getattr(restored, kind)(event, INSTRUMENTS[event.symbol])
+    first = replay(stream.events[:cut])
+    restored = laws.restored(first, msgspec.msgpack.encode, msgspec.msgpack.decode)
+    replay(stream.events[cut:], restored)
 
-    again = replay(stream.booked)
+    again = replay(stream.events)
 
     assert again.balances() == restored.balances() == stream.ledger.balances()
     assert again.digest() == restored.digest() == stream.ledger.digest()
@@ -270,57 +86,66 @@ def test_property_7_replaying_or_restoring_gives_identical_balances_and_digest(s
 
 @QUICK
 @given(STREAMS)
-def test_property_8_a_repeated_submission_fill_or_end_changes_nothing(steps):
+def test_property_8_whatever_is_told_twice_changes_nothing(steps):
     stream = Stream().play(steps)
 
-    doubled = [event for event in stream.booked for _ in range(2)]
+    doubled = [event for event in stream.events for _ in range(2)]
 
     assert replay(doubled).digest() == stream.ledger.digest()
 
 
 @QUICK
-@given(st.integers(1, 1_000_000), st.integers(1, 6_000_000), st.lists(st.integers(1, 99), max_size=5))
-def test_property_9_buying_and_selling_at_one_price_without_a_fee_is_identity(quantity, price, parts):
-    ledger = Ledger({("test", "USDT"): 10**20})
-    for side in (Side.BUY, Side.SELL):
+@given(
+    st.integers(1, 1_000_000),
+    st.integers(1, 6_000_000),
+    st.lists(st.integers(1, 99), max_size=5),
+    st.sampled_from(["BTC/USDT", "BTC/USDT-PERP"]),
+    st.permutations(list(Side)),
+)
+def test_property_9_buying_and_selling_at_one_price_without_a_fee_is_identity(
+    quantity, price, parts, symbol, sides
+):
+    traded = laws.INSTRUMENTS[symbol]
+    key, opening = (traded.exchange, "USDT"), 10**20
+    ledger = Ledger({key: opening, (traded.exchange, "BTC"): 0}, leverage=LEVERAGE)
+    for side in sides if traded.contract else (Side.BUY, Side.SELL):
         pieces = [min(part, quantity // 10) for part in parts]
         pieces = [piece for piece in [*pieces, quantity - sum(pieces)] if piece > 0]
         for number, piece in enumerate(pieces):
-            ledger.fill(filled(str(side), number, side, piece, price, fee=0), BTC)
+            ledger.fill(filled(str(side), number, side, piece, price, fee=0, symbol=symbol), traded)
 
-    assert ledger.total("test", "USDT") == 10**20
-    assert ledger.total("test", "BTC") == 0
-    assert [(i.quantity, i.cost, i.realized) for i in ledger.inventories()] == [(0, 0, 0)]
+    assert ledger.amount(*key) == opening
+    assert ledger.total(traded.exchange, "BTC") == 0
+    assert [(i.quantity, i.cost, i.realized, i.margin) for i in ledger.inventories()] == [(0, 0, 0, 0)]
+
+
+@QUICK
+@given(STREAMS)
+def test_property_10_what_leaves_is_in_flight_or_has_arrived_or_was_the_fee(steps):
+    Stream(laws.transfers_conserve).play(steps)
 
 
 @QUICK
 @given(STREAMS, st.randoms(use_true_random=False))
 def test_property_11_permuting_independent_symbols_commutes(steps, random):
-    booked = Stream().play(steps).booked
-    orders = {event.order_id: event.symbol for kind, event in booked if kind == "submit"}
-    by_symbol: dict[str, list[Any]] = {"BTC/USDT": [], "ETH/USDT": []}
-    for kind, event in booked:
-        by_symbol[orders[event if kind == "end" else event.order_id]].append((kind, event))
-    shuffled = []
-    while any(by_symbol.values()):
-        shuffled.append(random.choice([queue for queue in by_symbol.values() if queue]).pop(0))
-    rich = {("test", "USDT"): 10**19}  # or the order of funding would matter, as it should
+    stream = Stream().play([step for step in steps if step[0] in ("order", "trade", "cancel")])
+    by_symbol: dict[str, list[Any]] = {}
+    for method, given_ in stream.events:
+        order_id = given_[0] if method == "end" else given_[0].order_id
+        by_symbol.setdefault(stream.symbols[order_id], []).append((method, given_))
+    queues, shuffled = list(by_symbol.values()), []
+    while left := [queue for queue in queues if queue]:
+        shuffled.append(random.choice(left).pop(0))
 
-    def play(events: list[tuple[str, Any]]) -> Ledger:
-        ledger = Ledger(rich)
-        for kind, event in events:
-            if kind == "end":
-                ledger.end(event)
-            else:
-                getattr(ledger, kind)(event, INSTRUMENTS[event.symbol])
-        return ledger
+    def rich() -> Ledger:  # or the order of funding would matter, as it should
+        return Ledger({("test", "USDT"): 10**19, ("perp", "USDT"): 10**19}, leverage=LEVERAGE)
 
-    assert play(shuffled).digest() == play(booked).digest()
+    assert replay(shuffled, rich()).digest() == replay(stream.events, rich()).digest()
 
 
 @QUICK
 @given(st.integers(1, 6_000_000), st.lists(st.integers(1, 50), min_size=1, max_size=200))
-def test_property_12_the_fills_of_an_order_never_cost_more_than_its_reservation(price, pieces):
+def test_the_fills_of_an_order_never_cost_more_than_its_reservation(price, pieces):
     need = buy_reserve(ETH, price, sum(pieces), 2600) + ROUNDING_ALLOWANCE
     ledger = Ledger({("test", "USDT"): need})
     ledger.submit(submitted("o", Side.BUY, sum(pieces), price, "ETH/USDT"), ETH)
@@ -442,3 +267,175 @@ def test_adopted_and_moved_inventory_keeps_its_quantity_and_gets_the_cost_it_is_
         ("BTC/USD", UNIT, to_units("99")),
         ("BTC/USDT", 3 * UNIT, to_units("300")),
     ]
+
+
+# --- Replacing, perpetuals, funding and transfers -----------------------------------------------
+
+
+def test_a_replaced_order_holds_what_it_now_needs():
+    ledger = Ledger(OPENING)
+    ledger.submit(submitted("o", Side.BUY, 1_000, 6_000_000), BTC)
+
+    legs, shortfall = ledger.replace("o", 5_000_000, 400, BTC)
+
+    assert shortfall == 0
+    assert ledger.reservation("o").amount == buy_reserve(BTC, 5_000_000, 400, 2600) + ROUNDING_ALLOWANCE
+    assert dict(legs)["test", "USDT", Bucket.FREE] == to_units("601.56") - to_units("200.52")
+
+
+def test_an_order_replaced_for_more_than_is_free_holds_what_there_is_and_says_how_much_is_missing():
+    ledger = Ledger({("test", "USDT"): to_units("100")})
+    ledger.submit(submitted("o", Side.SELL, 0, 1), BTC)
+    ledger.submit(submitted("p", Side.BUY, 100, 5_000_000), BTC)
+
+    _, shortfall = ledger.replace("p", 5_000_000, 1_000, BTC)
+
+    assert ledger.amount("test", "USDT") == 0
+    assert ledger.amount("test", "USDT", Bucket.HELD) == to_units("100")
+    assert shortfall == buy_reserve(BTC, 5_000_000, 1_000, 2600) + ROUNDING_ALLOWANCE - to_units("100")
+    assert ledger.replace("gone", 1, 1, BTC) == ([], 0)
+
+
+def test_a_short_perpetual_is_secured_by_margin_and_gains_when_it_falls():
+    ledger = Ledger({("perp", "USDT"): to_units("1000")}, leverage=LEVERAGE)
+
+    ledger.fill(filled("a", 1, Side.SELL, 1_000, 6_000_000, fee=0, symbol=PERP.symbol), PERP)
+    secured = ledger.amount("perp", "USDT", Bucket.MARGIN)
+    booking = ledger.fill(filled("b", 1, Side.BUY, 400, 5_000_000, fee=0, symbol=PERP.symbol), PERP)
+
+    (position,) = ledger.inventories()
+    assert secured == to_units("200")
+    assert booking.realized == position.realized == to_units("40")
+    assert (position.quantity, position.cost) == (-600 * PERP.lot_size, to_units("360"))
+    assert ledger.amount("perp", "USDT", Bucket.MARGIN) == to_units("120")
+    assert ledger.amount("perp", "USDT") == to_units("920")
+    assert ledger.total("perp", "BTC") == 0
+
+
+def test_a_perpetual_traded_through_zero_closes_what_it_was_and_opens_the_rest():
+    ledger = Ledger({("perp", "USDT"): to_units("1000")}, leverage=LEVERAGE)
+    ledger.fill(filled("a", 1, Side.BUY, 1_000, 6_000_000, fee=0, symbol=PERP.symbol), PERP)
+
+    booking = ledger.fill(filled("b", 1, Side.SELL, 1_500, 6_600_000, fee=0, symbol=PERP.symbol), PERP)
+
+    (position,) = ledger.inventories()
+    assert booking.realized == to_units("60")
+    assert (position.quantity, position.cost) == (-500 * PERP.lot_size, to_units("330"))
+    assert ledger.amount("perp", "USDT", Bucket.MARGIN) == to_units("110")
+
+
+def test_an_order_that_closes_a_perpetual_holds_no_margin_for_that():
+    ledger = Ledger({("perp", "USDT"): to_units("210")}, leverage=LEVERAGE)
+    ledger.fill(filled("a", 1, Side.SELL, 1_000, 6_000_000, fee=0, symbol=PERP.symbol), PERP)
+
+    ledger.submit(submitted("b", Side.BUY, 800, 6_000_000, PERP.symbol), PERP)
+
+    assert ledger.reservation("b").opens == 0
+    assert ledger.reservation("b").amount == to_units("1.248") + ROUNDING_ALLOWANCE
+    with pytest.raises(InsufficientFunds):  # of these only 200 close: the others open 300
+        ledger.submit(submitted("c", Side.BUY, 500, 6_000_000, PERP.symbol), PERP)
+
+
+def test_an_order_that_closes_first_holds_margin_only_for_what_it_has_left_to_open():
+    ledger = Ledger({("perp", "USDT"): to_units("1000")}, leverage=LEVERAGE)
+    ledger.fill(filled("a", 1, Side.SELL, 100, 6_000_000, fee=0, symbol=PERP.symbol), PERP)
+    ledger.submit(submitted("b", Side.BUY, 300, 6_000_000, PERP.symbol), PERP)
+
+    ledger.fill(filled("b", 1, Side.BUY, 200, 6_000_000, fee=0, symbol=PERP.symbol, leaves=100), PERP)
+
+    assert ledger.reservation("b").opens == 100
+    assert ledger.reservation("b").amount == to_units("20.156") + ROUNDING_ALLOWANCE
+
+
+def test_the_cost_of_a_position_is_taken_rounded_down_and_its_remainder_stays():
+    assert ledger_linear.trade(3, 100, -1, 40) == (2, 67, 7)
+    assert ledger_linear.trade(-3, 100, 1, 30) == (-2, 67, 3)
+
+
+def test_an_inverse_contract_is_refused():
+    inverse = msgspec.structs.replace(PERP, contract="inverse")
+    ledger = Ledger(OPENING)
+
+    with pytest.raises(LedgerError, match="only spot and linear contracts are booked"):
+        ledger.submit(submitted("a", Side.BUY, 1, 1, PERP.symbol), inverse)
+    with pytest.raises(LedgerError, match="BTC/USDT-PERP on perp is inverse"):
+        ledger.fill(filled("a", 1, Side.BUY, 1, 1, symbol=PERP.symbol), inverse)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "rate", "amount"),
+    [
+        (10**12, 100_000_000, "-6"),  # a long of 1 BTC at 60,000 pays 0.01 %
+        (-(10**12), 100_000_000, "6"),
+        (10**12, -100_000_000, "6"),
+        (-(10**12), -100_000_000, "-6"),
+    ],
+)
+def test_long_pays_short_when_the_rate_is_positive(quantity, rate, amount):
+    received, _ = Ledger(OPENING).settle(PERP, 1, quantity, 6_000_000, rate)
+
+    assert received == to_units(amount)
+
+
+@given(st.integers(1, 10**13), st.integers(1, 7_000_000), st.integers(1, 10**10))
+def test_a_funding_payment_rounds_up_and_a_receipt_down(lots, mark, rate):
+    quantity = lots * PERP.lot_size
+    exact = quantity * mark * PERP.tick_size * rate  # in units of 1e-36
+
+    paid, _ = Ledger(OPENING).settle(PERP, 1, quantity, mark, rate)
+    received, _ = Ledger(OPENING).settle(PERP, 1, -quantity, mark, rate)
+
+    assert received * UNIT * UNIT <= exact <= -paid * UNIT * UNIT
+    assert -paid - received <= 1
+
+
+def test_a_settlement_is_booked_once():
+    ledger = Ledger(OPENING)
+    ledger.settle(PERP, 1, UNIT, 6_000_000, 10**8)
+    before = ledger.digest()
+
+    assert ledger.settle(PERP, 1, UNIT, 6_000_000, 10**8) == (0, [])
+    assert ledger.digest() == before
+
+
+def test_a_transfer_is_in_flight_until_it_arrives():
+    ledger = Ledger(OPENING)
+    transfer = Transfer("USDT", "test", "other", to_units("98"), 5)
+
+    ledger.send("t", to_units("100"), to_units("2"), transfer)
+    in_flight = ledger.balances()[0]
+    ledger.receive("t")
+
+    assert (in_flight.exchange, in_flight.free, in_flight.in_flight) == ("other", 0, to_units("98"))
+    assert ledger.amount("test", "USDT") == to_units("9900")
+    assert ledger.amount("other", "USDT") == ledger.total("other", "USDT") == to_units("98")
+    assert ledger.amount("test", "USDT", Bucket.WITHDRAWAL_FEE) == to_units("2")
+
+
+@pytest.mark.parametrize(
+    ("amount", "fee", "transfer", "text"),
+    [
+        (10**17, 0, Transfer("USDT", "test", "other", 10**17, 0), "needs 1"),
+        (5, 5, Transfer("USDT", "test", "other", 0, 0), "must take its fee and something more"),
+        (5, 1, Transfer("USDT", "test", "other", 5, 0), "must take its fee and something more"),
+        (5, 0, Transfer("USDT", "test", "test", 5, 0), "to another exchange"),
+        (5, -1, Transfer("USDT", "test", "other", 6, 0), "must take its fee"),
+    ],
+)
+def test_refuses_a_transfer_that_does_not_add_up_and_stays_as_it_was(amount, fee, transfer, text):
+    ledger = Ledger(OPENING)
+    before = ledger.digest()
+
+    with pytest.raises(LedgerError, match=text):
+        ledger.send("t", amount, fee, transfer)
+
+    assert ledger.digest() == before
+
+
+def test_what_may_repeat_is_remembered_for_a_while_and_not_for_good():
+    ledger = Ledger(OPENING)
+
+    for ts in range(REMEMBERED + 10):
+        ledger.settle(PERP, ts, UNIT, 6_000_000, 10**8)
+
+    assert len(ledger.state.recent_settlements) == REMEMBERED

@@ -126,9 +126,9 @@ def test_reserves_at_submission_and_releases_when_the_order_ends():
 
     kept.send(OrderRejected(3, 3, "a", "test", "BTC/USDT", "no"))
     kept.send(OrderCanceled(3, 3, "b", "test", "BTC/USDT", 1000, "asked"))
-    outputs = kept.send(OrderExpired(3, 3, "c", "test", "BTC/USDT", 1000, "ioc"))
+    kept.send(OrderExpired(3, 3, "c", "test", "BTC/USDT", 1000, "ioc"))
 
-    assert [(b.free, b.held) for b in outputs[0].balances] == [(to_units("10000"), 0)]
+    assert [(b.free, b.held) for b in last(kept).balances] == [(to_units("10000"), 0)]
 
 
 def test_values_what_it_holds_at_the_best_bid_and_takes_the_fee_apart():

@@ -1,25 +1,22 @@
 """
-Portfolio: keeps one paper account's ledger, and says what it is worth.
+Portfolio: keeps the ledgers of paper accounts, and says what each is worth.
 
 Balances live on exchanges, an account's worth is one number in one currency. What is
 held of a currency or a stablecoin counts at the mid of its book against the reporting
 currency (USDT/USD), the first exchange in alphabetical order whose book may be believed,
 or at its peg where no such book has ever been seen. Everything else counts at the best
-bid on the exchange where it lies: what one could sell it for there. A book that may not
-be believed leaves the last price that could, for stale_mark_s; after that the account is
-not marked, and its equity stays the last that was.
+bid on the exchange where it lies: what one could sell it for there; a short position in a
+perpetual at the best ask. A book that may not be believed leaves the last price that could,
+for stale_mark_s; after that the account is not marked, and its equity stays the last that was.
 
-Realized gains and fees are converted when they happen and stand. Unrealized is what
-remains, so that opening + realized + unrealized - fees = equity holds to the unit: with
-one currency it is the inventories' value less their cost, with more it also carries the
-revaluation of the quote assets themselves.
+Several accounts may trade one feed: each has its own opening, ledger and snapshots, an order
+names the one it is for, and prices are looked up once for all of them.
 
 A snapshot goes out after every change and once a second. One that was overtaken on its
 way (an order answered a fill before the fill's own snapshot was delivered) is followed
 at once by the current one.
 """
 
-from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
@@ -27,31 +24,38 @@ import msgspec
 from tickerml.kernel import (
     NS_PER_MS,
     NS_PER_S,
-    UNIT,
     Balance,
     BookSnapshot,
     ConfigError,
     Context,
+    FundingSettled,
+    FundingUpdated,
     Instrument,
+    LedgerPosted,
     Options,
     OrderCanceled,
     OrderExpired,
     OrderFilled,
     OrderRejected,
+    OrderReplaced,
     OrderSubmitted,
     PortfolioSnapshot,
-    Position,
-    Side,
+    RequestTransfer,
     StoreSpec,
     Timer,
     TimeTick,
+    TransferEnded,
+    TransferStarted,
     hookimpl,
     to_units,
 )
 
-from .ledger import InsufficientFunds, Inventory, Ledger, LedgerError, LedgerState
+from .ledger import LINEAR, InsufficientFunds, Ledger, LedgerError, LedgerState
+from .portfolio_account import AccountState, PaperAccount
+from .portfolio_funding import FundingSchedule, Schedule
+from .portfolio_prices import Mark, Prices, PricesState
 
-Rate = tuple[int, int]  # numerator and denominator
+_EXACT = 2**53  # a drawn number has so many bits
 
 
 def _default_opening() -> dict[str, str]:
@@ -62,16 +66,42 @@ def _default_pegs() -> dict[str, str]:
     return {"USDC": "1", "USDT": "1"}
 
 
+class TransferTerms(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What moving an asset costs and how long it takes; each transfer draws both from these ranges."""
+
+    min_fee: Annotated[str, msgspec.Meta(description="the least fee, in the asset")] = "0"
+    max_fee: Annotated[str, msgspec.Meta(description="the highest fee, in the asset")] = "0"
+    min_s: Annotated[int, msgspec.Meta(ge=0, le=864_000, description="the shortest time, s")] = 600
+    max_s: Annotated[int, msgspec.Meta(ge=0, le=864_000, description="the longest time, s")] = 3600
+
+
+def _default_transfers() -> dict[str, TransferTerms]:
+    # Orders of magnitude, not anybody's price list: name your exchanges' own in plugins.toml.
+    return {
+        "BTC": TransferTerms(min_fee="0.0001", max_fee="0.0005", min_s=1200, max_s=5400),
+        "ETH": TransferTerms(min_fee="0.001", max_fee="0.004", min_s=300, max_s=1200),
+        "USD": TransferTerms(min_fee="0", max_fee="25", min_s=86_400, max_s=259_200),
+        "USDC": TransferTerms(min_fee="1", max_fee="5", min_s=120, max_s=1200),
+        "USDT": TransferTerms(min_fee="1", max_fee="5", min_s=120, max_s=1200),
+    }
+
+
 class PortfolioOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the account starts with and how it is valued."""
+    """What the accounts start with and how they are valued."""
 
     account: Annotated[str, msgspec.Meta(min_length=1, description="the account whose orders are booked")] = (
         "paper"
     )
     opening: Annotated[
         dict[str, str],
-        msgspec.Meta(description='what the account starts with, by exchange.ASSET: {"kraken.USD" = "2500"}'),
+        msgspec.Meta(description='what an account starts with, by exchange.ASSET: {"kraken.USD" = "2500"}'),
     ] = msgspec.field(default_factory=_default_opening)
+    accounts: Annotated[
+        dict[str, dict[str, str]],
+        msgspec.Meta(
+            description="accounts beside the first, by name, and what each starts with: {} for the same"
+        ),
+    ] = msgspec.field(default_factory=dict)
     currency: Annotated[
         str, msgspec.Meta(min_length=1, description="the currency that equity is reported in")
     ] = "USD"
@@ -81,9 +111,33 @@ class PortfolioOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields
             description="assets that are cash, and what one is worth in the currency while no book says so"
         ),
     ] = msgspec.field(default_factory=_default_pegs)
+    leverage: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1, le=125, description="a position in a perpetual is secured by 1/leverage of its cost"
+        ),
+    ] = 2
+    transfers: Annotated[
+        dict[str, TransferTerms],
+        msgspec.Meta(
+            description="fee and time of a transfer, by ASSET or source.destination.ASSET; others are refused"
+        ),
+    ] = msgspec.field(default_factory=_default_transfers)
+    funding_grace_s: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0,
+            le=600,
+            description="how long after a funding time it is settled, for fills still on the way",
+        ),
+    ] = 15.0
+    funding_mark_s: Annotated[
+        float,
+        msgspec.Meta(gt=0, le=3600, description="how far from a funding time its mark price may be, s"),
+    ] = 60.0
     mark_interval_ms: Annotated[
         int,
-        msgspec.Meta(ge=10, le=3_600_000, description="how often the account is valued, ms of event time"),
+        msgspec.Meta(ge=10, le=3_600_000, description="how often the accounts are valued, ms of event time"),
     ] = 1000
     stale_mark_s: Annotated[
         float,
@@ -91,83 +145,100 @@ class PortfolioOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields
     ] = 60.0
 
 
-class _Mark(msgspec.Struct, frozen=True, array_like=True):
-    bid: int
-    mid2: int
-    ts: int
-
-
 class _State(msgspec.Struct, array_like=True):
-    ledger: LedgerState
-    symbols: dict[tuple[str, str], None] = {}
-    marks: dict[tuple[str, str], _Mark] = {}
+    accounts: dict[str, AccountState]
+    prices: PricesState
+    funding: dict[tuple[str, str], Schedule] = {}
     is_timing: bool = False
-    opening: int | None = None
-    equity: int = 0
-    peak: int = 0
-    max_drawdown: float = 0.0
-    realized: int = 0
-    fees: int = 0
+
+
+class _StateOf1(msgspec.Struct, array_like=True):
+    """What version 1 wrote: one account, its state and the prices in one."""
+
+    ledger: LedgerState
+    symbols: dict[tuple[str, str], None]
+    marks: dict[tuple[str, str], Mark]
+    is_timing: bool
+    opening: int | None
+    equity: int
+    peak: int
+    max_drawdown: float
+    realized: int
+    fees: int
 
 
 class Portfolio:
-    """Books orders and fills of one account and publishes PortfolioSnapshot."""
+    """Books orders, fills, funding and transfers of its accounts and publishes what they are worth."""
 
     def __init__(self, ctx: Context, options: PortfolioOptions) -> None:
-        """Raises: ConfigError: an opening balance or a peg that is not an amount of something."""
+        """Raises: ConfigError: an opening balance, a peg or a fee that is not an amount of something."""
         self._ctx = ctx
         self._options = options
         self._interval_ns = options.mark_interval_ms * NS_PER_MS
-        self._stale_ns = int(options.stale_mark_s * NS_PER_S)
-        self._pegs = {asset: _amount("pegs", asset, text) for asset, text in sorted(options.pegs.items())}
-        self._ledger = Ledger(_opening_balances(options.opening))
-        self._state = _State(self._ledger.state)
-        self._latest: PortfolioSnapshot | None = None
+        self._grace_ns = int(options.funding_grace_s * NS_PER_S)
+        pegs = {asset: _amount(f"pegs.{asset}", text) for asset, text in sorted(options.pegs.items())}
+        self._terms = {name: _drawn_from(name, terms) for name, terms in options.transfers.items()}
+        self._prices = Prices(ctx, options.currency, pegs, int(options.stale_mark_s * NS_PER_S))
+        self._schedule = FundingSchedule(int(options.funding_mark_s * NS_PER_S))
+        self._is_timing = False
+        openings = {options.account: options.opening}
+        openings |= {name: own or options.opening for name, own in options.accounts.items()}
+        self._accounts = {
+            name: self._account(name, Ledger(_opening_balances(own), leverage=options.leverage))
+            for name, own in sorted(openings.items())
+        }
+
+    def _account(self, name: str, ledger: Ledger, state: AccountState | None = None) -> PaperAccount:
+        return PaperAccount(name, self._ctx, self._prices, self._schedule, ledger, state)
 
     # --- Reading ------------------------------------------------------------------------------
 
     @property
     def ledger(self) -> Ledger:
-        """The account's books: look, do not touch."""
-        return self._ledger
+        """The first account's books: look, do not touch."""
+        return self._accounts[self._options.account].ledger
 
     @property
     def equity(self) -> int:
-        """The last equity with every holding priced, in units of the currency."""
-        return self._state.equity
+        """The first account's last equity with every holding priced, in units of the currency."""
+        return self._accounts[self._options.account].state.equity
 
-    def balances(self) -> list[Balance]:
-        """Return what the account holds, sorted by exchange and asset."""
-        return self._ledger.balances()
+    def balances(self, account: str = "") -> list[Balance]:
+        """Return what an account holds, the first without a name, sorted by exchange and asset."""
+        return self._accounts[account or self._options.account].ledger.balances()
 
     # --- What moves the clock -----------------------------------------------------------------
 
     def on_instrument(self, instrument: Instrument) -> None:
-        self._learn(instrument.exchange, instrument.symbol)
+        self._prices.learn(instrument.exchange, instrument.symbol)
 
     def on_book_snapshot(self, book: BookSnapshot) -> None:
         # Not at the Instrument: a recorded one may be far older than the market that follows it.
-        self._learn(book.exchange, book.symbol)
+        self._prices.learn(book.exchange, book.symbol)
         self._start_timer()
 
     def on_time_tick(self, tick: TimeTick) -> None:
         self._start_timer()
 
     def on_timer(self, timer: Timer) -> None:
-        self._set_timer(timer.ts)
-        self._publish()
+        if timer.key == "funding":
+            self._settle()
+        elif timer.key == "transfers":
+            self._arrive(timer.ts)
+        else:
+            self._set_timer(timer.ts)
+            self._prices.refresh()
+            for account in self._accounts.values():
+                account.mark()
 
     def on_portfolio_snapshot(self, snapshot: PortfolioSnapshot) -> None:
-        if self._latest is not None and self._is_ours(snapshot.account) and snapshot != self._latest:
-            self._ctx.publish(self._latest)
-
-    def _learn(self, exchange: str, symbol: str) -> None:
-        if (exchange, symbol) not in self._state.symbols:
-            self._state.symbols = dict.fromkeys(sorted([*self._state.symbols, (exchange, symbol)]))
+        account = self._accounts.get(snapshot.account)
+        if account and account.latest is not None and snapshot != account.latest:
+            self._ctx.publish(account.latest)
 
     def _start_timer(self) -> None:
-        if not self._state.is_timing:
-            self._state.is_timing = True
+        if not self._is_timing:
+            self._is_timing = True
             self._set_timer(self._ctx.clock.now())
 
     def _set_timer(self, after: int) -> None:
@@ -176,45 +247,42 @@ class Portfolio:
     # --- An order's life ----------------------------------------------------------------------
 
     def on_order_submitted(self, order: OrderSubmitted) -> None:
-        if not self._is_ours(order.account):
+        account = self._accounts.get(order.account)
+        if account is None:
             return
         self._start_timer()
         instrument = self._instrument(order.exchange, order.symbol)
         try:
-            self._ledger.submit(order, instrument)
+            account.submit(order, instrument)
         except InsufficientFunds as error:
             self._ctx.log.error("portfolio.reservation_failed", order_id=order.order_id, reason=str(error))
-        else:
-            self._publish()
 
     def on_order_filled(self, fill: OrderFilled) -> None:
-        if not self._is_ours(fill.account) or self._ledger.has_booked(fill):
-            return
-        instrument = self._instrument(fill.exchange, fill.symbol)
-        self._refresh_marks()
-        if fill.side is Side.SELL:
-            self._gather(fill, instrument)
-        booking = self._ledger.fill(fill, instrument)
-        if booking is not None:
-            self._state.realized += self._convert(booking.realized, booking.quote)
-            self._state.fees += self._convert(booking.fee, booking.fee_asset)
-            self._publish()
+        account = self._accounts.get(fill.account)
+        if account is not None:
+            account.fill(fill, self._instrument(fill.exchange, fill.symbol))
+
+    def on_order_replaced(self, event: OrderReplaced) -> None:
+        if account := self._holder(event.order_id):
+            instrument = self._instrument(event.exchange, event.symbol)
+            account.replace(event.order_id, event.price, event.leaves, instrument)
 
     def on_order_rejected(self, event: OrderRejected) -> None:
-        self._end(event.order_id)
+        self._end(event)
 
     def on_order_canceled(self, event: OrderCanceled) -> None:
-        self._end(event.order_id)
+        self._end(event)
 
     def on_order_expired(self, event: OrderExpired) -> None:
-        self._end(event.order_id)
+        self._end(event)
 
-    def _end(self, order_id: str) -> None:
-        if self._ledger.end(order_id):
-            self._publish()
+    def _end(self, event: OrderRejected | OrderCanceled | OrderExpired) -> None:
+        if account := self._holder(event.order_id):
+            account.end(event.order_id, event.exchange, event.symbol)
 
-    def _is_ours(self, account: str) -> bool:
-        return account == self._options.account
+    def _holder(self, order_id: str) -> PaperAccount | None:
+        accounts = self._accounts.values()
+        return next((each for each in accounts if each.ledger.reservation(order_id)), None)
 
     def _instrument(self, exchange: str, symbol: str) -> Instrument:
         instrument = self._ctx.instrument(exchange, symbol)
@@ -225,219 +293,131 @@ class Portfolio:
             )
         return instrument
 
-    def _gather(self, fill: OrderFilled, instrument: Instrument) -> None:
-        # Base bought with one quote and sold for another brings its cost along, at the rate of the moment.
-        own = [
-            i for i in self._ledger.inventories() if (i.exchange, i.base) == (fill.exchange, instrument.base)
-        ]
-        missing = fill.quantity * instrument.lot_size
-        missing -= sum(i.quantity for i in own if i.symbol == fill.symbol)
-        for other in own:
-            taken = min(missing, other.quantity)
-            cost = self._exchanged(other, taken, instrument.quote) if other.symbol != fill.symbol else None
-            if cost is not None and taken > 0:
-                self._ledger.move(other, instrument, taken, cost)
-                missing -= taken
+    # --- Funding ------------------------------------------------------------------------------
 
-    def _exchanged(self, inventory: Inventory, quantity: int, quote: str) -> int | None:
-        from_rate, to_rate = self._rate(inventory.quote), self._rate(quote)
-        if not from_rate or not to_rate or not inventory.quantity:
-            return None
-        cost = inventory.cost * quantity // inventory.quantity
-        return cost * from_rate[0] * to_rate[1] // (from_rate[1] * to_rate[0])
+    def on_funding_updated(self, update: FundingUpdated) -> None:
+        instrument = self._ctx.instrument(update.exchange, update.symbol)
+        if instrument is None or instrument.contract != LINEAR:
+            return
+        added = self._schedule.update(update)
+        if added is not None:
+            self._ctx.set_timer(added + self._grace_ns, "funding")
+        if not update.next_ts:  # a row of a history may be what a pending settlement waits for
+            self._settle()
 
-    # --- Prices -------------------------------------------------------------------------------
+    def _settle(self) -> None:
+        for key, at, due in list(self._schedule.reached(self._ctx.clock.now() - self._grace_ns)):
+            holders = [
+                (account, quantity)
+                for account in self._accounts.values()
+                if (quantity := account.quantity_before(*key, at))
+            ]
+            if holders and not self._schedule.is_whole(at, due):
+                if not due.is_told:
+                    due.is_told = True
+                    missing = "rate" if due.rate is None else "mark"
+                    self._ctx.log.error(
+                        "portfolio.funding_pending", exchange=key[0], symbol=key[1], ts=at, missing=missing
+                    )
+                continue
+            for account, quantity in holders:
+                account.settle(self._instrument(*key), at, quantity, due.mark, due.rate or 0)
+            oldest = self._schedule.done(key, at)
+            for account in self._accounts.values():
+                account.forget(*key, oldest)
 
-    def _refresh_marks(self) -> None:
-        now, marks = self._ctx.clock.now(), self._state.marks
-        for key in self._state.symbols:
-            book = self._ctx.book(*key)
-            if book.is_trusted:
-                marks[key] = _Mark(book.best_bid, book.mid2, now)
+    # --- Transfers ----------------------------------------------------------------------------
 
-    def _mark(self, exchange: str, symbol: str, max_age_ns: int | None = None) -> _Mark | None:
-        mark = self._state.marks.get((exchange, symbol))
-        if mark and max_age_ns is not None and self._ctx.clock.now() - mark.ts > max_age_ns:
-            return None
-        return mark
+    def on_request_transfer(self, request: RequestTransfer) -> None:
+        account = self._accounts.get(request.account)
+        if account is None or request.transfer_id in account.ledger.state.recent_transfers:
+            return
+        now = self._ctx.clock.now()
+        head = (request.transfer_id, request.account, request.asset, request.source, request.destination)
+        try:
+            fee, after_ns = self._draw(request)
+            account.send(request, fee, now + after_ns)
+        except LedgerError as error:
+            self._ctx.publish(TransferEnded(now, *head, 0, str(error)))
+        else:
+            self._ctx.publish(TransferStarted(now, *head, request.amount, fee, now + after_ns))
+            self._ctx.set_timer(now + after_ns, "transfers")
 
-    def _rate(self, asset: str, max_age_ns: int | None = None) -> Rate | None:
-        """Return what one unit of *asset* is worth in units of the currency; None when nothing says so."""
-        if asset == self._options.currency:
-            return 1, 1
-        symbol = f"{asset}/{self._options.currency}"
-        exchanges = [exchange for exchange, known in self._state.marks if known == symbol]
-        for exchange in sorted(exchanges):
-            mark, instrument = (
-                self._mark(exchange, symbol, max_age_ns),
-                self._ctx.instrument(exchange, symbol),
+    def _draw(self, request: RequestTransfer) -> tuple[int, int]:
+        """
+        Return the fee of a transfer in units, and how long it takes in ns.
+
+        Raises: LedgerError: no terms for it.
+        """
+        pair = f"{request.source}.{request.destination}.{request.asset}"
+        terms = self._terms.get(pair) or self._terms.get(request.asset)
+        if terms is None:
+            raise LedgerError(
+                f"there are no terms for {pair}: name it or {request.asset} in portfolio.transfers"
             )
-            if mark and instrument:
-                return mark.mid2 * instrument.tick_size, 2 * UNIT
-        if exchanges or asset not in self._pegs:
-            return None
-        return self._pegs[asset], UNIT
+        fees, times = terms
+        return self._between(request, "fee", fees), self._between(request, "time", times)
 
-    def _convert(self, amount: int, asset: str) -> int:
-        # 0 where nothing says what it is worth: it then shows in unrealized.
-        numerator, denominator = self._rate(asset) or (0, 1)
-        return amount * numerator // denominator
+    def _between(self, request: RequestTransfer, what: str, ends: tuple[int, int]) -> int:
+        low, high = ends
+        drawn = self._ctx.uniform("transfer", request.account, request.transfer_id, what)
+        return low + (high - low) * int(drawn * _EXACT) // _EXACT
 
-    def _bid_value(self, exchange: str, symbol: str, quantity: int, max_age_ns: int | None) -> int | None:
-        """Return *quantity* units of base at the best bid, in units of quote."""
-        mark, instrument = self._mark(exchange, symbol, max_age_ns), self._ctx.instrument(exchange, symbol)
-        if mark is None or instrument is None:
-            return None
-        return mark.bid * instrument.tick_size * quantity // UNIT
-
-    # --- Worth --------------------------------------------------------------------------------
-
-    def _valuation(self) -> int | None:
-        """Return the worth of all balances in units of the currency; None while something has no price."""
-        worth = 0
-        for balance in self._ledger.balances():
-            value = self._balance_value(balance)
-            if value is None:
-                return None
-            worth += value
-        return worth
-
-    def _balance_value(self, balance: Balance) -> int | None:
-        total = balance.free + balance.held
-        if not total:
-            return 0
-        if balance.asset == self._options.currency or balance.asset in self._pegs:
-            return self._at_rate(total, balance.asset)
-        value = 0
-        for symbol, quantity in self._shares(balance.exchange, balance.asset, total):
-            at_bid = self._bid_value(balance.exchange, symbol, quantity, self._stale_ns)
-            part = None if at_bid is None else self._at_rate(at_bid, symbol.partition("/")[2])
-            if part is None:
-                return None
-            value += part
-        return value
-
-    def _at_rate(self, amount: int, asset: str) -> int | None:
-        rate = self._rate(asset, self._stale_ns)
-        return None if rate is None else amount * rate[0] // rate[1]
-
-    def _shares(self, exchange: str, base: str, total: int) -> Iterable[tuple[str, int]]:
-        """Yield which symbol's bid prices how much of *base*: the one it was bought on, else the first."""
-        for inventory in self._ledger.inventories():
-            if (inventory.exchange, inventory.base) == (exchange, base) and inventory.quantity and total > 0:
-                taken = min(total, inventory.quantity)
-                total -= taken
-                yield inventory.symbol, taken
-        if total:
-            yield self._first_symbol(exchange, base), total
-
-    def _first_symbol(self, exchange: str, base: str) -> str:
-        quotes = (self._options.currency, *self._pegs)
-        for known, symbol in self._state.symbols:
-            if known == exchange and symbol.partition("/")[0] == base and symbol.partition("/")[2] in quotes:
-                return symbol
-        return ""
-
-    def _open(self) -> None:
-        # What fills have already gained or lost by now is not part of the opening.
-        state = self._state
-        for balance in self._ledger.balances():
-            if balance.asset != self._options.currency and balance.asset not in self._pegs:
-                self._adopt(balance.exchange, balance.asset, balance.free + balance.held)
-        gained = state.realized - state.fees
-        for inventory in self._ledger.inventories():
-            gained += self._convert(self._unrealized(inventory), inventory.quote)
-        state.opening = state.peak = (self._valuation() or 0) - gained
-
-    def _adopt(self, exchange: str, base: str, total: int) -> None:
-        """Count what was not bought here as bought at the bid of the symbol that prices it."""
-        owned = [i for i in self._ledger.inventories() if (i.exchange, i.base) == (exchange, base)]
-        missing = total - sum(inventory.quantity for inventory in owned)
-        symbol = self._first_symbol(exchange, base)
-        known = sum(inventory.quantity for inventory in owned if inventory.symbol == symbol)
-        value = self._bid_value(exchange, symbol, known + missing, None)
-        if missing > 0 and value is not None:
-            cost = value - (self._bid_value(exchange, symbol, known, None) or 0)
-            self._ledger.adopt(exchange, self._instrument(exchange, symbol), missing, cost)
-
-    def _unrealized(self, inventory: Inventory) -> int:
-        value = self._bid_value(inventory.exchange, inventory.symbol, inventory.quantity, None)
-        return 0 if value is None else value - inventory.cost
-
-    # --- Publishing ---------------------------------------------------------------------------
-
-    def _publish(self) -> None:
-        self._refresh_marks()
-        worth = self._valuation()
-        if worth is not None:
-            self._count(worth)
-        self._latest = self._snapshot_message(is_marked=worth is not None)
-        self._ctx.publish(self._latest)
-
-    def _count(self, worth: int) -> None:
-        state = self._state
-        if state.opening is None:
-            self._open()
-            worth = self._valuation() or 0
-        state.equity = worth
-        state.peak = max(state.peak, worth)
-        state.max_drawdown = max(state.max_drawdown, self._drawdown())
-
-    def _drawdown(self) -> float:
-        return 1 - self._state.equity / self._state.peak if self._state.peak > 0 else 0.0
-
-    def _snapshot_message(self, is_marked: bool) -> PortfolioSnapshot:
-        state = self._state
-        opening = state.opening or 0
-        return PortfolioSnapshot(
-            self._ctx.clock.now(),
-            self._options.account,
-            self._options.currency,
-            state.equity,
-            state.peak,
-            opening,
-            state.realized,
-            state.equity - opening - state.realized + state.fees,
-            state.fees,
-            self._drawdown(),
-            state.max_drawdown,
-            is_marked,
-            self._ledger.balances(),
-            [self._position(inventory) for inventory in self._ledger.inventories()],
-        )
-
-    def _position(self, inventory: Inventory) -> Position:
-        mark = self._mark(inventory.exchange, inventory.symbol)
-        return Position(
-            inventory.exchange,
-            inventory.symbol,
-            inventory.quantity // self._instrument(inventory.exchange, inventory.symbol).lot_size,
-            inventory.cost,
-            mark.bid if mark else 0,
-            inventory.realized,
-            self._unrealized(inventory),
-            inventory.fees,
-        )
+    def _arrive(self, now: int) -> None:
+        for account in self._accounts.values():
+            for key, transfer in account.arrived(now):
+                places = (transfer.asset, transfer.source, transfer.destination)
+                self._ctx.publish(TransferEnded(now, key, account.name, *places, transfer.received))
 
     # --- State --------------------------------------------------------------------------------
 
     def snapshot(self) -> bytes:
-        return msgspec.msgpack.encode(self._state)
+        accounts = {name: account.state for name, account in self._accounts.items()}
+        return msgspec.msgpack.encode(
+            _State(accounts, self._prices.state, self._schedule.state, self._is_timing)
+        )
 
     def restore(self, state: bytes) -> None:
-        self._state = msgspec.msgpack.decode(state, type=_State)
-        self._ledger = Ledger(state=self._state.ledger)
-        self._latest = None
+        """An account that is new since then starts with its opening; one that is no more is forgotten."""
+        taken = msgspec.msgpack.decode(state, type=_State)
+        self._prices.state = taken.prices
+        self._schedule.state = taken.funding
+        self._is_timing = taken.is_timing
+        for name, own in taken.accounts.items():
+            if name in self._accounts:
+                ledger = Ledger(state=own.ledger, leverage=self._options.leverage)
+                self._accounts[name] = self._account(name, ledger, own)
+
+    def migrate(self, state: bytes, version: int) -> bytes:
+        """Take over what version 1 wrote of its one account."""
+        old = msgspec.msgpack.decode(state, type=_StateOf1)
+        account = AccountState(
+            old.ledger, old.opening, old.equity, old.peak, old.max_drawdown, old.realized, old.fees
+        )
+        prices = PricesState(old.symbols, old.marks)
+        return msgspec.msgpack.encode(
+            _State({self._options.account: account}, prices, is_timing=old.is_timing)
+        )
 
 
-def _amount(option: str, key: str, text: str) -> int:
+def _amount(option: str, text: str) -> int:
     try:
         amount = to_units(text)
     except ValueError as error:
-        raise ConfigError(f"portfolio: {option}.{key}: {error}") from None
+        raise ConfigError(f"portfolio: {option}: {error}") from None
     if amount < 0:
-        raise ConfigError(f"portfolio: {option}.{key} must be at least 0, was {text!r}")
+        raise ConfigError(f"portfolio: {option} must be at least 0, was {text!r}")
     return amount
+
+
+def _drawn_from(name: str, terms: TransferTerms) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the least and the most of the fee in units, and of the time in ns."""
+    place = f"transfers.{name}"
+    fees = (_amount(f"{place}.min_fee", terms.min_fee), _amount(f"{place}.max_fee", terms.max_fee))
+    for what, low, high in (("fee", *fees), ("s", terms.min_s, terms.max_s)):
+        if low > high:
+            raise ConfigError(f"portfolio: {place}.min_{what} must be at most max_{what}, was more")
+    return fees, (terms.min_s * NS_PER_S, terms.max_s * NS_PER_S)
 
 
 def _opening_balances(opening: dict[str, str]) -> dict[tuple[str, str], int]:
@@ -446,7 +426,7 @@ def _opening_balances(opening: dict[str, str]) -> dict[tuple[str, str], int]:
         exchange, _, asset = key.partition(".")
         if not exchange or not asset or "." in asset:
             raise ConfigError(f'portfolio: opening must name exchange.ASSET, like "kraken.USD", was {key!r}')
-        balances[exchange, asset] = _amount("opening", key, text)
+        balances[exchange, asset] = _amount(f"opening.{key}", text)
     return balances
 
 
@@ -457,7 +437,8 @@ def tickerml_stores() -> list[StoreSpec]:
             id="portfolio",
             factory=Portfolio,
             options=PortfolioOptions,
-            publishes=(PortfolioSnapshot,),
-            summary="an integer double-entry ledger of one paper account, valued once a second",
+            state_version=2,
+            publishes=(PortfolioSnapshot, LedgerPosted, FundingSettled, TransferStarted, TransferEnded),
+            summary="an integer double-entry ledger of each paper account, valued once a second",
         )
     ]
