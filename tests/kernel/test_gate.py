@@ -2,6 +2,7 @@
 
 import itertools
 
+import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -11,8 +12,10 @@ from tickerml.kernel import (
     BookStale,
     BookState,
     CancelOrder,
+    HaltLevel,
     HaltTrading,
     HostStarted,
+    HostStopped,
     Liquidity,
     OrderCanceled,
     OrderDenied,
@@ -23,6 +26,8 @@ from tickerml.kernel import (
     OrderType,
     Passport,
     PluginFailed,
+    PortfolioSnapshot,
+    Position,
     ResumeTrading,
     RiskRuleSpec,
     RiskVerdict,
@@ -37,7 +42,7 @@ from tickerml.kernel import (
     TradingState,
 )
 from tickerml.kernel.gate import DEADLINE_NS, GATE, gate_spec
-from tickerml.kernel.testing import Harness, Market, run_with_restarts
+from tickerml.kernel.testing import Harness, Market, instrument, run_with_restarts
 
 RULES = ("rule-a", "rule-b", "rule-c")
 START = 5 * NS_PER_S
@@ -400,6 +405,275 @@ def test_a_halt_from_nobody_is_still_a_halt():
     assert [type(answer) for answer in harness.send(order())] == [OrderDenied]
 
 
+# --- Levels -----------------------------------------------------------------------------------------
+
+RULE_NAME = RULES[0]
+
+
+def exit_of(rule, order_id="exit", quantity=10, side=Side.SELL, reduce_only=True):
+    plain = order(order_id, quantity)
+    return msgspec.structs.replace(plain, strategy=rule, reduce_only=reduce_only, side=side)
+
+
+def holding(*positions, account="main"):
+    head = (START, account, "USDT", 0, 0, 0, 0, 0, 0, 0.0, 0.0, True, [])
+    return PortfolioSnapshot(
+        *head, [Position("test", symbol, lots, 0, 1, 0, 0, 0) for symbol, lots in positions]
+    )
+
+
+def market(bid=1000, ask=1010):
+    return Market().book(START, bids=[(bid, 99)], asks=[(ask, 99)])
+
+
+def trading(*rules, **instrument_fields):
+    harness = gate_with(*rules)
+    harness.send(instrument(tick="1", lot="0.01", **instrument_fields), market())
+    return harness
+
+
+def test_level_one_takes_no_new_orders_and_leaves_the_open_ones():
+    harness = gate_with()
+    harness.send(order("open"))
+
+    answered = harness.send(HaltTrading(START, "risk-losses", "5 %", HaltLevel.NO_NEW), order("later"))
+
+    assert [type(answer) for answer in answered] == [TradingHalted, OrderDenied]
+    assert (answered[0].level, harness.bus.component(GATE).level) == (1, HaltLevel.NO_NEW)
+    assert open_ids(harness) == ["open"]
+
+
+def test_a_higher_level_goes_over_a_lower_one_and_a_lower_one_says_nothing():
+    harness = gate_with()
+    harness.send(order("open"), HaltTrading(START, "a", "", 1))
+
+    raised = harness.send(HaltTrading(START, "b", "worse", 2))
+    lower = harness.send(HaltTrading(START, "c", "", 1), HaltTrading(START, "c", "", 2))
+
+    assert [type(answer) for answer in raised] == [TradingHalted, CancelOrder]
+    assert (raised[0].source, raised[0].level, lower) == ("b", 2, [])
+    assert harness.send(RESUME)[0].source == "person"
+    assert harness.bus.component(GATE).level is HaltLevel.RUN
+
+
+@pytest.mark.parametrize(("asked", "level"), [(-1, 1), (0, 1), (4, 3), (99, 3)])
+def test_a_level_that_there_is_not_counts_as_the_nearest_halt(asked, level):
+    (halted, *_) = gate_with().send(HaltTrading(START, "x", "", asked))
+
+    assert halted.level == level
+
+
+def test_at_level_one_only_an_exit_of_a_rule_passes_and_at_two_nothing():
+    harness = trading(RULE_NAME)
+    harness.send(holding(("BTC/USDT", 20)), HaltTrading(START, "x", "", 1))
+
+    harness.send(msgspec.structs.replace(order("mine"), reduce_only=True))
+    harness.send(exit_of(RULE_NAME), verdict(RULE_NAME, 10, "exit"))
+    harness.send(HaltTrading(START, "x", "", 2), exit_of(RULE_NAME, "late"))
+
+    assert [each.order_id for each in harness.of(OrderDenied)] == ["mine", "late"]
+    assert [each.order_id for each in harness.of(OrderSubmitted)] == ["exit"]
+
+
+def test_a_rule_may_only_order_what_reduces():
+    (denied,) = trading(RULE_NAME).send(exit_of(RULE_NAME, reduce_only=False))
+
+    assert (denied.rule, denied.reason) == (GATE, "a risk rule may only order what is reduce_only")
+
+
+def test_flattening_sells_all_there_is_at_most_a_hundredth_behind_the_best_price():
+    harness = trading()
+    harness.send(holding(("BTC/USDT", 20)))
+
+    halted, sold = harness.send(HaltTrading(START, "drawdown", "25 %", 3))
+
+    assert halted.level == 3
+    assert (sold.strategy, sold.side, sold.quantity, sold.price) == (GATE, Side.SELL, 20, 990)
+    assert sold.time_in_force is TimeInForce.IOC
+
+
+def test_flattening_waits_for_the_end_of_what_is_open_and_tries_again_until_all_is_sold():
+    harness = trading()
+    harness.send(holding(("BTC/USDT", 20)), order("offer", 5), HaltTrading(START, "x", "", 3))
+    assert [each.order_id for each in harness.of(CancelOrder)] == ["offer"]
+
+    ended = OrderCanceled(START, 0, "offer", "test", "BTC/USDT", 5, "halt")
+    (first,) = harness.send(ended, TimeTick(START + NS_PER_S + 1))
+    assert (first.order_id, first.quantity) == ("gate-0", 20)
+    fill = msgspec.structs.replace(filled("gate-0", 13, START + NS_PER_S + 2), quantity=7)
+    expired = OrderExpired(START + NS_PER_S + 2, 0, "gate-0", "test", "BTC/USDT", 13, "ioc")
+    (second,) = harness.send(fill, expired, TimeTick(START + 2 * NS_PER_S + 1))
+    assert (second.order_id, second.quantity) == ("gate-1", 13)
+    last = msgspec.structs.replace(filled("gate-1", 0, START + 2 * NS_PER_S + 2), quantity=13)
+    assert harness.send(last, TimeTick(START + 9 * NS_PER_S)) == []
+
+
+def test_a_short_contract_is_bought_back():
+    harness = gate_with()
+    perp = msgspec.structs.replace(instrument(tick="1", lot="0.01"), contract="linear")
+    harness.send(perp, market(), holding(("BTC/USDT", -20)))
+
+    _, bought = harness.send(HaltTrading(START, "x", "", 3))
+
+    assert (bought.side, bought.quantity, bought.price) == (Side.BUY, 20, 1020)  # 1010 and 1 %, rounded down
+
+
+def test_what_is_too_little_or_was_refused_is_left_where_it_is():
+    little = trading(min_notional="100")
+    little.send(holding(("BTC/USDT", 9)))  # 89.10 at the worst price
+    assert [type(answer) for answer in little.send(HaltTrading(START, "x", "", 3))] == [TradingHalted]
+
+    refused = trading()
+    refused.send(holding(("BTC/USDT", 9)), HaltTrading(START, "x", "", 3))
+    refused.send(OrderRejected(START, 0, "gate-0", "test", "BTC/USDT", "no"))
+    assert refused.send(TimeTick(START + 9 * NS_PER_S)) == []
+
+
+def test_a_resume_ends_the_flattening():
+    harness = trading()
+    harness.send(BookStale(START, "test", "BTC/USDT", 900), holding(("BTC/USDT", 20)))
+    harness.send(HaltTrading(START, "x", "", 3), RESUME)
+
+    assert harness.send(market(), TimeTick(START + 9 * NS_PER_S)) == []
+
+
+def test_a_host_with_a_rule_that_stays_dead_halts_trading_after_five_seconds():
+    harness = gate_with("rule-a")
+    harness.send(HostStarted(START, "rules", 1, 2, ["rule-a"]), HostStopped(START, "rules", "killed", 500))
+    harness.send(TimeTick(START + 5 * NS_PER_S))
+    assert state_of(harness) is TradingState.ACTIVE
+
+    (halted,) = harness.send(TimeTick(START + 5 * NS_PER_S + 1))
+    assert (halted.source, halted.level) == ("heartbeat", 2)
+    assert halted.reason == "host rules with risk rules has been dead for 5 s"
+
+
+@pytest.mark.parametrize(
+    ("host", "after"),
+    [
+        ("rules", HostStarted(START + NS_PER_S, "rules", 3, 3, ["rule-a"])),  # it is there again
+        ("record", TimeTick(START + NS_PER_S)),  # it has no rule
+    ],
+)
+def test_a_host_that_comes_back_or_has_no_rule_does_not(host, after):
+    harness = gate_with("rule-a")
+    harness.send(
+        HostStarted(START, "rules", 1, 2, ["rule-a"]), HostStarted(START, "record", 2, 2, ["recorder"])
+    )
+
+    harness.send(HostStopped(START, host, "killed", 500), after, TimeTick(START + 9 * NS_PER_S))
+
+    assert state_of(harness) is TradingState.ACTIVE
+
+
+def test_where_time_is_the_datas_it_is_no_measure_of_how_long_a_host_was_dead():
+    harness = gate_with("rule-a")
+    harness.send(HostStarted(0, "rules", 1, 2, ["rule-a"]), TimeTick(START))
+
+    harness.send(HostStopped(0, "rules", "killed", 500), TimeTick(START + 9 * NS_PER_S))
+
+    assert state_of(harness) is TradingState.ACTIVE
+
+
+@pytest.mark.parametrize("is_halted", [False, True])
+def test_a_gate_of_one_level_hands_on_its_halt_and_its_orders(is_halted):
+    harness = gate_with()
+    (submitted,) = harness.send(order())
+    old = {"is_halted": is_halted, "halted_by": "person", "halt_reason": "lunch", "open": {"o-1": submitted}}
+
+    gate = harness.bus.component(GATE)
+    gate.restore(gate.migrate(msgspec.msgpack.encode(old), 1))
+
+    assert gate.level is (HaltLevel.CANCEL if is_halted else HaltLevel.RUN)
+    assert open_ids(harness) == ["o-1"]
+
+
+# --- reduce_only ------------------------------------------------------------------------------------
+
+
+def reducing(order_id, quantity, side=Side.SELL, symbol="BTC/USDT"):
+    plain = order(order_id, quantity)
+    return msgspec.structs.replace(plain, reduce_only=True, side=side, symbol=symbol)
+
+
+def test_reduce_only_is_held_to_the_position_and_to_what_is_open_on_its_side():
+    harness = trading()
+    harness.send(holding(("BTC/USDT", 20)))
+
+    harness.send(reducing("a", 15), reducing("b", 15), reducing("c", 1))
+
+    assert [(each.order_id, each.quantity) for each in harness.of(OrderSubmitted)] == [("a", 15), ("b", 5)]
+    (denied,) = harness.of(OrderDenied)
+    assert denied.reason == "reduce_only: no position is left for it to SELL"
+
+
+def test_what_an_open_order_has_filled_is_no_longer_kept_back_for_it():
+    harness = trading()
+    harness.send(holding(("BTC/USDT", 20)), reducing("a", 15))
+    harness.send(msgspec.structs.replace(filled("a", 10), quantity=5))
+
+    harness.send(reducing("b", 15))
+
+    assert [(each.order_id, each.quantity) for each in harness.of(OrderSubmitted)] == [("a", 15), ("b", 5)]
+
+
+def test_spot_of_one_base_asset_is_one_position_whatever_it_was_bought_with():
+    harness = trading()
+    harness.send(
+        instrument(symbol="BTC/USD", tick="1", lot="0.001"), holding(("BTC/USD", 100), ("BTC/USDT", 5))
+    )
+
+    harness.send(reducing("a", 99), reducing("b", 99, symbol="BTC/USD"))
+
+    # 100 lots of a thousandth and 5 of a hundredth are 15 of a hundredth, and then nothing is left.
+    assert [each.quantity for each in harness.of(OrderSubmitted)] == [15]
+
+
+def test_a_reduce_only_buy_of_spot_has_nothing_to_reduce():
+    harness = trading()
+    harness.send(holding(("BTC/USDT", 20)))
+
+    assert [type(answer) for answer in harness.send(reducing("a", 1, Side.BUY))] == [OrderDenied]
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["sell", "buy", "fill", "cancel", "snapshot"]), st.integers(1, 9)), max_size=40
+)
+
+
+@given(STEPS, st.integers(-20, 20))
+def test_no_sequence_of_reduce_only_orders_and_fills_ever_flips_or_grows_a_position(steps, start):
+    harness = gate_with()
+    perp = msgspec.structs.replace(instrument(tick="1", lot="0.01"), contract="linear")
+    harness.send(perp, market(), holding(("BTC/USDT", start)))
+    held, live, number = start, {}, 0
+    for kind, quantity in steps:
+        if kind in ("sell", "buy"):
+            number += 1
+            side = Side.SELL if kind == "sell" else Side.BUY
+            for each in harness.send(reducing(f"o-{number}", quantity, side)):
+                if isinstance(each, OrderSubmitted):
+                    live[each.order_id] = [side, each.quantity]
+        elif kind == "snapshot":
+            harness.send(holding(("BTC/USDT", held)))
+        elif live:
+            order_id = sorted(live)[quantity % len(live)]
+            side, left = live[order_id]
+            if kind == "cancel":
+                harness.send(OrderCanceled(START, 0, order_id, "test", "BTC/USDT", left, ""))
+                del live[order_id]
+                continue
+            traded = min(left, quantity)
+            held += side * traded
+            live[order_id][1] = left - traded
+            event = msgspec.structs.replace(filled(order_id, left - traded), quantity=traded, side=side)
+            harness.send(event)
+            if left == traded:
+                del live[order_id]
+        assert abs(held) <= abs(start)
+        assert held * start >= 0
+
+
 # --- Together ---------------------------------------------------------------------------------------
 
 
@@ -454,7 +728,11 @@ EVENT = st.one_of(
     st.sampled_from(
         [
             TimeTick,
-            lambda ts: HaltTrading(ts, "risk-drawdown", "25 %"),
+            lambda ts: HaltTrading(ts, "risk-drawdown", "25 %", 3),
+            lambda ts: HaltTrading(ts, "risk-x", "", 2),
+            lambda ts: HaltTrading(ts, "risk-y", "", 1),
+            lambda ts: HostStarted(ts, "rules", 1, 1, ["rule-a"]),
+            lambda ts: HostStopped(ts, "rules", "killed", 500),
             lambda ts: ResumeTrading(ts, "person", "back"),
             lambda ts: failure("rule-a", "risk_rule", ts),
             lambda ts: failure("sim-fifo", "simulator", ts),
@@ -484,10 +762,11 @@ def test_moving_its_state_to_a_new_gate_anywhere_changes_nothing(tape, cuts):
 def test_nothing_is_submitted_while_halted_and_nothing_open_is_left_uncanceled(tape):
     harness, halted = guarded(), False
     for message in tape:
-        was_open = open_ids(harness)
+        was_open, level = open_ids(harness), harness.bus.component(GATE).level
         for answer in harness.send(message):
             if isinstance(answer, TradingHalted):
                 halted = True
+            if isinstance(answer, TradingHalted) and level < HaltLevel.CANCEL <= answer.level:
                 canceled = [each.order_id for each in harness.of(CancelOrder)[-len(was_open) :]]
                 assert not was_open or sorted(canceled) == was_open
             halted = halted and not isinstance(answer, TradingResumed)

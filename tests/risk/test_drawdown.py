@@ -60,7 +60,7 @@ def test_halts_at_exactly_the_limit_on_the_second_mark():
     kept.send(money(1 * S, 12_000), money(2 * S, 9_000))
     outputs = kept.send(money(3 * S, 9_000))
 
-    assert outputs == [HaltTrading(3 * S, "risk-drawdown", "drawdown 25.00% >= 25.00% of the peak")]
+    assert outputs == [HaltTrading(3 * S, "risk-drawdown", "drawdown 25.00% >= 25.00% of the peak", level=3)]
 
 
 def test_does_not_halt_a_unit_above_the_limit():
@@ -296,3 +296,40 @@ def test_every_option_has_a_description():
     fields = msgspec.json.schema(drawdown.DrawdownOptions)["$defs"]["DrawdownOptions"]["properties"]
 
     assert all(field.get("description") for field in fields.values())
+
+
+# --- What happens after a halt ----------------------------------------------------------------------
+
+
+def halted(**options: Any) -> Harness:
+    kept = harness(**options)
+    kept.send(money(1 * S, 10_000), money(2 * S, 7_000), money(3 * S, 7_000))
+    kept.send(ResumeTrading(4 * S, "person", ""), money(5 * S, 7_000))
+    return kept
+
+
+def test_by_default_a_resume_restarts_the_peak_and_orders_are_whole_again():
+    answer = verdict(halted(), 6 * S)
+
+    assert (answer.quantity, answer.inputs["peak"]) == (1000, 7_000.0)
+
+
+@pytest.mark.parametrize(("hours", "allowed"), [(0, 250), (12, 625), (24, 1000), (99, 1000)])
+def test_a_gradual_restart_grows_from_a_quarter_to_all(hours, allowed):
+    kept = halted(restart="gradual", reentry_h=24)
+
+    assert verdict(kept, 5 * S if not hours else (4 + hours * 3600) * S).quantity == allowed
+
+
+def test_a_restart_that_is_never_goes_on_denying():
+    answer = verdict(halted(restart="never"), 6 * S)
+
+    assert (answer.quantity, answer.reason) == (0, "halted at a drawdown of 25.00%; restart is never")
+
+
+def test_what_says_reduce_only_is_not_shrunk():
+    kept = harness()
+    kept.send(money(1 * S, 10_000), money(2 * S, 8_000))
+    wish = msgspec.structs.replace(order(3 * S), reduce_only=True)
+
+    assert kept.send(wish)[0].quantity == 1000

@@ -304,6 +304,19 @@ def test_a_sell_ignores_exposure_but_not_the_size_of_an_order():
     )  # it fetches the bid
 
 
+@pytest.mark.parametrize("side", Side)
+def test_a_contract_is_opened_either_way_within_what_is_free_and_reduced_without_limit_but_size(side):
+    place = {"symbol": "BTC/USDT:USDT", "exchange": "perp"}
+    kept = harness(balance("USDT", 9_500), balance("USDT", 500, exchange="perp"))
+    perpetual = Instrument(0, "perp", "BTC/USDT:USDT", "BTC", "USDT", UNIT, UNIT // 100, contract="linear")
+    kept.send(perpetual, touch(place["symbol"], exchange="perp"))
+
+    assert judge(kept, order(400, side=side, **place)).quantity == 400
+    opened = judge(kept, order(900, side=side, order_id="p", **place))
+    assert opened.reason.startswith("funds allows")
+    assert judge(kept, order(900, side=side, order_id="q", reduce_only=True, **place)).quantity == 900
+
+
 def test_a_reduce_only_buy_has_nothing_to_reduce():
     verdict = judge(harness(), order(100, reduce_only=True))
 

@@ -24,7 +24,8 @@ import msgspec
 import structlog
 import zmq
 
-from . import control, limits, log, status
+from . import control, killfile, limits, log, status
+from . import messages as m
 from .berths import host_of
 from .children import Child
 from .clock import DATA_CLOCK_START_NS, WallClock
@@ -66,6 +67,7 @@ class App:
         self._settings = settings
         self._notifier = notifier
         self._home = Path(settings.home)
+        self._kill_file = killfile.KillFile(self._home)
         self._lock = HomeLock(self._home)
         plan = settings.plan
         is_wall = plan.kernel.clock == "wall" and plan.kernel.speed == "1"
@@ -170,7 +172,7 @@ class App:
         return self._conclude()
 
     def _loop(self) -> None:
-        kernel, ticked_at = self.kernel, 0
+        kernel, ticked_at, heeded_at = self.kernel, 0, 0
         kernel.begin()
         while not kernel.is_over:
             ready = dict(self._poller.poll(20))
@@ -185,7 +187,15 @@ class App:
                 self._reap()
                 kernel.tick()
                 self._tell(now)
+                if now - heeded_at >= NS_PER_S:
+                    heeded_at = now
+                    self._heed()
             kernel.hand_over()
+
+    def _heed(self) -> None:
+        if level := self._kill_file.take():
+            reason = f"a file {killfile.NAME} in the home"
+            self.kernel.outlet.announce(m.HaltTrading(self.kernel.now(), "file", reason, int(level)))
 
     def _on_signal(self, number: int, frame: object) -> None:
         self.kernel.ending.ask(signal.Signals(number).name)

@@ -474,7 +474,8 @@ class Kernel:
             case control.StatusRequest():
                 return control.Status(status.report(self))
             case control.HaltRequest():
-                self.outlet.promise(identity, m.HaltTrading(self.now(), message.source, message.reason))
+                halt = m.HaltTrading(self.now(), message.source, message.reason, message.level)
+                self.outlet.promise(identity, halt)
             case control.ResumeRequest():
                 self.outlet.promise(identity, m.ResumeTrading(self.now(), message.source, message.reason))
             case control.ChangeRequest():

@@ -3,9 +3,18 @@ The gate: no order passes without a yes from every rule.
 
 It waits for one RiskVerdict from each enabled rule, wherever that rule runs, and
 lets through the smallest quantity any of them allows. One zero is a denial; so is
-silence past the deadline, and so is a rule that has failed. It holds the trading
-state: a halt cancels what is open, denies what comes, and stays until a person
-resumes. When the simulator or a ledger beside it fails, it halts.
+silence past the deadline, and so is a rule that has failed.
+
+It holds the kill switch, which has the levels of HaltLevel. A higher level goes over a
+lower one, and all stay until a person resumes. At FLATTEN the gate sells what there is in
+its own name, at most FLATTEN_PPM behind the best price, position by position as its open
+orders end, and again every second until nothing that can be sold is left. When the
+simulator or a ledger beside it fails, or a host with a rule stays dead for
+HEARTBEAT_NS, it halts at CANCEL.
+
+It holds reduce_only orders to their word: never more of them than the position that they
+shrink, what is open on the same side counted as filled. A rule may order too, reduce_only,
+in its own name: that is a stop, and the only thing that passes at NO_NEW.
 """
 
 from collections.abc import Sequence
@@ -14,11 +23,18 @@ from typing import Any, ClassVar
 import msgspec
 
 from . import messages as m
+from .book import OrderBook
+from .enums import HaltLevel, OrderType, Side, TimeInForce
 from .hookspecs import Options, PluginSpec, Timer
-from .units import NS_PER_S
+from .positions import Key, Positions
+from .units import NS_PER_S, PPM
 
 GATE = "gate"
 DEADLINE_NS = NS_PER_S  # a rule in another process answers within a few ms
+HEARTBEAT_NS = 5 * NS_PER_S  # how long the host of a rule may be dead before trading halts
+FLATTEN_PPM = 10_000  # how far behind the best price a position may be sold
+FLATTEN_TIMER = "gate/flatten"
+HOST_TIMER = "gate/host/"
 FAILED_RULE_REASON = "the rule has failed, and a rule that cannot answer is a no"
 
 
@@ -28,7 +44,7 @@ class _Pending(msgspec.Struct):
     quantity: int
 
 
-class _State(msgspec.Struct):
+class _StateV1(msgspec.Struct):
     is_halted: bool = False
     halted_by: str = ""
     halt_reason: str = ""
@@ -37,19 +53,40 @@ class _State(msgspec.Struct):
     open: dict[str, m.OrderSubmitted] = {}
 
 
+class _State(msgspec.Struct):
+    level: int = HaltLevel.RUN
+    halted_by: str = ""
+    halt_reason: str = ""
+    failed_rules: list[str] = []
+    pending: dict[str, _Pending] = {}
+    open: dict[str, m.OrderSubmitted] = {}
+    leaves: dict[str, int] = {}  # of what is open, lots
+    positions: Positions = msgspec.field(default_factory=Positions)
+    rule_hosts: list[str] = []  # hosts that a rule was seen to run in
+    dead: dict[str, int] = {}  # of those, the dead ones, and since when
+    flattened: int = 0  # orders sent to flatten so far
+    refused: list[Key] = []  # positions whose flattening the exchange refused
+
+
 class Gate:
     """Collects verdicts and keeps the trading state; a part of the kernel, built in the simulator's host."""
 
     def __init__(self, ctx: Any, rules: Sequence[str], vital: Sequence[str] = ()) -> None:
         self._ctx = ctx
         self._rules = sorted(rules)
+        self._rule_set = frozenset(rules)
         self._vital = frozenset(vital)
         self._state = _State()
 
     @property
     def trading_state(self) -> m.TradingState:
         """ACTIVE or HALTED."""
-        return m.TradingState.HALTED if self._state.is_halted else m.TradingState.ACTIVE
+        return m.TradingState.HALTED if self._state.level else m.TradingState.ACTIVE
+
+    @property
+    def level(self) -> HaltLevel:
+        """The level of the kill switch."""
+        return HaltLevel(self._state.level)
 
     @property
     def open_orders(self) -> dict[str, m.OrderSubmitted]:
@@ -58,8 +95,10 @@ class Gate:
 
     def on_submit_order(self, order: m.SubmitOrder) -> None:
         state = self._state
-        if state.is_halted:
+        if not self._passes(order):
             return self._deny(order, GATE, f"trading is halted by {state.halted_by}: {state.halt_reason}")
+        if order.strategy in self._rule_set and not order.reduce_only:
+            return self._deny(order, GATE, "a risk rule may only order what is reduce_only")
         if order.quantity <= 0:
             return self._deny(order, GATE, f"quantity must be positive, was {order.quantity} lots")
         if order.order_id in state.open or order.order_id in state.pending:
@@ -71,6 +110,10 @@ class Gate:
             self._ctx.set_timer(self._ctx.clock.now() + DEADLINE_NS, order.order_id)
         else:
             self._submit(state.pending[order.order_id])
+
+    def _passes(self, order: m.SubmitOrder) -> bool:
+        level = self._state.level
+        return not level or (level == HaltLevel.NO_NEW and order.strategy in self._rule_set)
 
     def on_risk_verdict(self, verdict: m.RiskVerdict) -> None:
         pending = self._state.pending.get(verdict.order_id)
@@ -84,30 +127,58 @@ class Gate:
             self._submit(pending)
 
     def on_timer(self, timer: Timer) -> None:
-        if pending := self._state.pending.get(timer.key):
+        if timer.key == FLATTEN_TIMER:
+            self._flatten()
+        elif timer.key.startswith(HOST_TIMER):
+            self._mourn(timer.key.removeprefix(HOST_TIMER), timer.ts)
+        elif pending := self._state.pending.get(timer.key):
             self._deny_pending(pending, pending.waiting[0], "no verdict before the deadline")
 
     def _submit(self, pending: _Pending) -> None:
-        order, now = pending.order, self._ctx.clock.now()
+        order, quantity = pending.order, pending.quantity
         del self._state.pending[order.order_id]
-        book = self._ctx.book(order.exchange, order.symbol)
-        submitted = m.OrderSubmitted(
-            now,
-            order.order_id,
-            order.strategy,
-            order.account,
-            order.exchange,
-            order.symbol,
-            order.side,
-            order.order_type,
-            order.time_in_force,
-            order.price,
-            pending.quantity,
-            book.mid2,
-            book.passport(now),
+        if order.reduce_only:
+            quantity = min(quantity, self._reducible(order))
+        if quantity <= 0:
+            return self._deny(order, GATE, f"reduce_only: no position is left for it to {order.side.name}")
+        now, book = self._ctx.clock.now(), self._ctx.book(order.exchange, order.symbol)
+        self._send(
+            m.OrderSubmitted(
+                now,
+                order.order_id,
+                order.strategy,
+                order.account,
+                order.exchange,
+                order.symbol,
+                order.side,
+                order.order_type,
+                order.time_in_force,
+                order.price,
+                quantity,
+                book.mid2,
+                book.passport(now),
+            )
         )
-        self._state.open[order.order_id] = submitted
+
+    def _send(self, submitted: m.OrderSubmitted) -> None:
+        self._state.open[submitted.order_id] = submitted
+        self._state.leaves[submitted.order_id] = submitted.quantity
         self._ctx.publish(submitted)
+
+    def _reducible(self, order: m.SubmitOrder) -> int:
+        """Return what of the position no open order of the same side may take already, lots."""
+        state, key = self._state, (order.account, order.exchange, order.symbol)
+        instrument = self._ctx.instrument(order.exchange, order.symbol)
+        taken = 0
+        for other in state.open.values():
+            if (other.account, other.exchange, other.side) != (order.account, order.exchange, order.side):
+                continue
+            theirs = self._ctx.instrument(other.exchange, other.symbol)
+            if other.symbol == order.symbol:
+                taken += state.leaves[other.order_id]
+            elif _is_same_spot(instrument, theirs):
+                taken += -(-state.leaves[other.order_id] * theirs.lot_size // instrument.lot_size)
+        return state.positions.reducible(key, order.side, self._ctx.instrument) - taken
 
     def _deny_pending(self, pending: _Pending, rule: str, reason: str) -> None:
         del self._state.pending[pending.order.order_id]
@@ -131,13 +202,15 @@ class Gate:
     # --- Halts --------------------------------------------------------------------------------
 
     def on_halt_trading(self, command: m.HaltTrading) -> None:
-        self._halt(command.source, command.reason)
+        self._halt(command.source, command.reason, command.level)
 
     def on_resume_trading(self, command: m.ResumeTrading) -> None:
-        if not self._state.is_halted:
+        state = self._state
+        if not state.level:
             return
-        self._state.is_halted = False
-        self._state.halted_by = self._state.halt_reason = ""
+        state.level = HaltLevel.RUN
+        state.halted_by = state.halt_reason = ""
+        state.refused = []
         self._ctx.log.warning("risk.resumed", source=command.source, reason=command.reason)
         self._ctx.publish(m.TradingResumed(self._ctx.clock.now(), command.source, command.reason))
 
@@ -153,35 +226,121 @@ class Gate:
         """A rule that was set aside is there again; one that is not answers nothing, which is a no too."""
         state = self._state
         state.failed_rules = [rule for rule in state.failed_rules if rule not in started.components]
+        state.dead.pop(started.host, None)
+        if started.host in state.rule_hosts:
+            state.rule_hosts.remove(started.host)
+        if not self._rule_set.isdisjoint(started.components):
+            state.rule_hosts.append(started.host)
 
-    def _halt(self, source: str, reason: str) -> None:
-        state = self._state
-        if state.is_halted:
+    def on_host_stopped(self, stopped: m.HostStopped) -> None:
+        """
+        A host that will not come back is halted for by the kernel, where that is a failure.
+
+        Where time is the data's, and the kernel's messages have none, it says nothing of how long that was.
+        """
+        if stopped.ts_recv and stopped.host in self._state.rule_hosts and stopped.restart_in_ms >= 0:
+            now = self._ctx.clock.now()
+            self._state.dead[stopped.host] = now
+            self._ctx.set_timer(now + HEARTBEAT_NS, HOST_TIMER + stopped.host)
+
+    def _mourn(self, host: str, now: int) -> None:
+        # A timer of an earlier death says nothing of a later one.
+        if self._state.dead.get(host) == now - HEARTBEAT_NS:
+            self._halt(
+                "heartbeat", f"host {host} with risk rules has been dead for {HEARTBEAT_NS // NS_PER_S} s"
+            )
+
+    def _halt(self, source: str, reason: str, level: int = HaltLevel.CANCEL) -> None:
+        state, before = self._state, self._state.level
+        level = HaltLevel(min(max(level, HaltLevel.NO_NEW), HaltLevel.FLATTEN))
+        if level <= before:
             return
-        state.is_halted = True
-        state.halted_by, state.halt_reason = source, reason
+        state.level, state.halted_by, state.halt_reason = level, source, reason
         now = self._ctx.clock.now()
-        self._ctx.log.warning("risk.halted", rule=source, reason=reason)
-        self._ctx.publish(m.TradingHalted(now, source, reason))
+        self._ctx.log.warning("risk.halted", rule=source, reason=reason, level=int(level))
+        self._ctx.publish(m.TradingHalted(now, source, reason, int(level)))
         for pending in list(state.pending.values()):
-            self._deny_pending(pending, GATE, f"trading was halted by {source}: {reason}")
-        for order in state.open.values():
-            self._ctx.publish(m.CancelOrder(now, order.order_id, order.exchange, order.symbol, "halt"))
+            if not self._passes(pending.order):
+                self._deny_pending(pending, GATE, f"trading was halted by {source}: {reason}")
+        if before < HaltLevel.CANCEL <= level:
+            for order in state.open.values():
+                self._ctx.publish(m.CancelOrder(now, order.order_id, order.exchange, order.symbol, "halt"))
+        if level == HaltLevel.FLATTEN:
+            self._flatten()
+
+    # --- Selling what there is ----------------------------------------------------------------
+
+    def on_portfolio_snapshot(self, snapshot: m.PortfolioSnapshot) -> None:
+        self._state.positions.take(snapshot)
+
+    def _flatten(self) -> None:
+        state = self._state
+        if state.level != HaltLevel.FLATTEN:
+            return
+        busy = {(order.account, order.exchange, order.symbol) for order in state.open.values()}
+        for key, lots in sorted(state.positions.lots.items()):
+            if key not in busy and key not in state.refused:
+                self._close(key, lots)
+        self._ctx.set_timer(self._ctx.clock.now() + NS_PER_S, FLATTEN_TIMER)
+
+    def _close(self, key: Key, lots: int) -> None:
+        account, exchange, symbol = key
+        instrument, book = self._ctx.instrument(exchange, symbol), self._ctx.book(exchange, symbol)
+        if instrument is None or not book.is_trusted:
+            return
+        side = Side.SELL if lots > 0 else Side.BUY
+        price, quantity = _protected(book, side), abs(lots)
+        if instrument.max_quantity:
+            quantity = min(quantity, instrument.max_quantity)
+        if (
+            quantity < instrument.min_quantity
+            or instrument.notional(price, quantity) < instrument.min_notional
+        ):
+            return
+        now, order_id = self._ctx.clock.now(), f"{GATE}-{self._state.flattened}"
+        self._state.flattened += 1
+        self._send(
+            m.OrderSubmitted(
+                now,
+                order_id,
+                GATE,
+                account,
+                exchange,
+                symbol,
+                side,
+                OrderType.LIMIT,
+                TimeInForce.IOC,
+                price,
+                quantity,
+                book.mid2,
+                book.passport(now),
+            )
+        )
 
     # --- The end of an order ------------------------------------------------------------------
 
     def on_order_filled(self, fill: m.OrderFilled) -> None:
+        self._state.positions.fill(fill, self._ctx.instrument(fill.exchange, fill.symbol))
+        if fill.order_id in self._state.leaves:
+            self._state.leaves[fill.order_id] = fill.leaves
         if fill.leaves == 0:
-            self._state.open.pop(fill.order_id, None)
+            self._end(fill.order_id)
 
     def on_order_rejected(self, event: m.OrderRejected) -> None:
-        self._state.open.pop(event.order_id, None)
+        order = self._state.open.get(event.order_id)
+        if order is not None and order.strategy == GATE:
+            self._state.refused.append((order.account, order.exchange, order.symbol))
+        self._end(event.order_id)
 
     def on_order_canceled(self, event: m.OrderCanceled) -> None:
-        self._state.open.pop(event.order_id, None)
+        self._end(event.order_id)
 
     def on_order_expired(self, event: m.OrderExpired) -> None:
-        self._state.open.pop(event.order_id, None)
+        self._end(event.order_id)
+
+    def _end(self, order_id: str) -> None:
+        self._state.open.pop(order_id, None)
+        self._state.leaves.pop(order_id, None)
 
     # --- State --------------------------------------------------------------------------------
 
@@ -190,6 +349,30 @@ class Gate:
 
     def restore(self, state: bytes) -> None:
         self._state = msgspec.msgpack.decode(state, type=_State)
+
+    def migrate(self, state: bytes, version: int) -> bytes:
+        """Take what the gate of one level wrote: it was halted or not, and had followed nothing else."""
+        old = msgspec.msgpack.decode(state, type=_StateV1)
+        kept = {name: getattr(old, name) for name in _StateV1.__struct_fields__ if name != "is_halted"}
+        level = HaltLevel.CANCEL if old.is_halted else HaltLevel.RUN
+        leaves = {order_id: order.quantity for order_id, order in old.open.items()}
+        return msgspec.msgpack.encode(_State(**kept, level=level, leaves=leaves))
+
+
+def _is_same_spot(one: m.Instrument | None, other: m.Instrument | None) -> bool:
+    """Return whether both are spot of one base asset, and so take from one holding."""
+    return (
+        one is not None
+        and other is not None
+        and (one.base, one.contract) == (other.base, other.contract) == (one.base, "")
+    )
+
+
+def _protected(book: OrderBook, side: Side) -> int:
+    """Return the worst price that may be paid to get out, ticks."""
+    if side is Side.SELL:
+        return -(-book.best_bid * (PPM - FLATTEN_PPM) // PPM)
+    return book.best_ask * (PPM + FLATTEN_PPM) // PPM
 
 
 class GateSpec(PluginSpec, frozen=True, kw_only=True):
@@ -213,5 +396,6 @@ def gate_spec(rules: Sequence[str], vital: Sequence[str] = ()) -> GateSpec:
         factory=lambda ctx, options: Gate(ctx, rules, vital),
         options=Options,
         publishes=GateSpec.MAY_PUBLISH,
+        state_version=2,
         summary="waits for every rule's verdict and keeps the trading state",
     )

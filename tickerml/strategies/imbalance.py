@@ -263,12 +263,18 @@ class ImbalanceStrategy:
     def on_order_filled(self, fill: OrderFilled) -> None:
         desk = self._desk_of(fill)
         if desk is None:
-            return
+            return self._forget_what_was_sold(fill)
         if fill.side is Side.BUY:
             desk.entered_ts = fill.ts_recv
         desk.quantity += fill.side * fill.quantity - self._lots_of_fee(fill)
         if fill.leaves == 0:
             desk.order = None
+
+    def _forget_what_was_sold(self, fill: OrderFilled) -> None:
+        """A stop, or the gate that flattens, has sold of ours."""
+        desk = self._desks.get((fill.exchange, fill.symbol))
+        if desk is not None and fill.account == self._options.account and fill.side is Side.SELL:
+            desk.quantity = max(0, desk.quantity - fill.quantity)
 
     def on_order_denied(self, denied: OrderDenied) -> None:
         self._close(denied)
