@@ -8,6 +8,7 @@ is known here, the queue above all. What moves it, from the inside out:
     synthetic_flow    the traders of each book, who see that late and with noise; some
                       exchanges are quicker
     synthetic_book    the orders that rest, in their queues
+    synthetic_deviations   when and where traders are wrong, if they are to be
 
 This room is the market around them: its time, and the way of its frames to us.
 
@@ -52,6 +53,7 @@ from tickerml.kernel import (
 )
 
 from .synthetic_book import FifoBook, Ghost, QueuePlace
+from .synthetic_deviations import Deviation, Deviations, DeviationsState
 from .synthetic_draws import Draws, DrawsState
 from .synthetic_flow import Terrain, Traders, TradersState
 from .synthetic_options import ASSETS, SyntheticOptions
@@ -143,6 +145,7 @@ class MarketState(msgspec.Struct, frozen=True, array_like=True):
     next_step: int
     next_summary: int
     end: int
+    deviations: DeviationsState | None = None
 
 
 class SyntheticMarket:
@@ -160,6 +163,8 @@ class SyntheticMarket:
             for symbol in options.symbols + options.first_venue_symbols * (venue == 0)
         ]
         self._by_name = {(market.exchange, market.symbol): market for market in self._markets}
+        shared = [n for n, market in enumerate(self._markets) if market.symbol in options.symbols]
+        self._deviations = Deviations(options, shared)
         self._frames: list[Frame] = []  # a heap
         self._frame_count = 0
         self._last_recv = [0] * len(options.venues)
@@ -241,6 +246,7 @@ class SyntheticMarket:
         for market in self._markets:
             market.traders.next_ts += by
         self._next_step += by
+        self._deviations.postpone(by)
         if self._end != FOREVER:
             self._end += by
         missed = max(0, self._now + by - self._next_summary + SUMMARY_NS) // SUMMARY_NS
@@ -279,14 +285,21 @@ class SyntheticMarket:
         self._now, index = self._agenda[0]
         if index < 0:
             self._fundamentals.step(self._draws)
-            for market in self._markets:
-                market.traders.learn(self._fundamentals.log_price(market.symbol))
+            for number, shift in self._deviations.step(self._now):
+                self._markets[number].traders.requote(self._now, shift)
+                self._publish(self._markets[number], Side.BUY, [])
+            for number, market in enumerate(self._markets):
+                shift = self._deviations.shift_of(number)
+                market.traders.learn(self._fundamentals.log_price(market.symbol) + shift)
             self._next_step += Fundamentals.STEP_NS
             heapq.heapreplace(self._agenda, (self._next_step, -1))
             return
         market = self._markets[index]
         aggressor, executions = market.traders.act(self._fundamentals.activity)
         heapq.heapreplace(self._agenda, (market.traders.next_ts, index))
+        self._publish(market, aggressor, executions)
+
+    def _publish(self, market: _Market, aggressor: Side, executions: list[tuple[int, int]]) -> None:
         ts_recv = self._receive_time(market.venue)
         messages = market.publish_step(ts_recv, self._now, aggressor, executions)
         if self._options.quotes:
@@ -388,6 +401,13 @@ class SyntheticMarket:
         """
         return self.fifo_book(exchange, symbol).insert_ghost(self._now, side, price, quantity)
 
+    def deviation(self) -> tuple[str, str, Deviation] | None:
+        """Return the exchange, the symbol and the deviation that is under way or to come, if any is."""
+        if (current := self._deviations.current) is None:
+            return None
+        market = self._markets[current.market]
+        return market.exchange, market.symbol, current
+
     # --- State --------------------------------------------------------------------------------
 
     def snapshot(self) -> bytes:
@@ -411,8 +431,13 @@ class SyntheticMarket:
                 self._next_step,
                 self._next_summary,
                 self._end,
+                self._deviations.state(),
             )
         )
+
+    def migrate(self, state: bytes, version: int) -> bytes:
+        """Return *state* of the version before, which knew of no deviations."""
+        return state
 
     def restore(self, state: bytes) -> None:
         """
@@ -427,6 +452,8 @@ class SyntheticMarket:
                 f"expected the state of {list(self._by_name)}, was of {saved.names}; "
                 "set venues and symbols back, or begin a new run",
             )
+        if saved.deviations is not None:
+            self._deviations.restore(saved.deviations)
         self._draws.restore(saved.draws)
         self._delays.restore(saved.delays)
         self._fundamentals.restore(saved.fundamentals)
@@ -466,6 +493,7 @@ def tickerml_exchanges() -> list[ExchangeSpec]:
                 FeedSummarized,
                 FeedEnded,
             ),
+            state_version=2,
             summary="Made-up exchanges on true FIFO books: no network, and every hidden queue is known.",
         )
     ]

@@ -101,9 +101,7 @@ class Traders:
 
     def open(self, ts: int) -> None:
         """Fill the book and let trading begin at *ts*."""
-        for side in (Side.BUY, Side.SELL):
-            for _ in range(self._full):
-                self._add(ts, side)
+        self._fill(ts)
         self.book.bids.touched.clear()
         self.book.asks.touched.clear()
         self._schedule(ts, 1.0)
@@ -113,6 +111,20 @@ class Traders:
         terrain = self.terrain
         view = self._view + (log_price - self._view) / terrain.delay
         self._believe(view + terrain.noise * self._draws.normal())
+
+    def requote(self, ts: int, change: float) -> None:
+        """Change the view by *change*, a logarithm, and quote the whole book anew around it at *ts*."""
+        self._believe(self._view + change)
+        for side in (Side.BUY, Side.SELL):
+            for price, ids in list(self.book.side(side).queues.items()):
+                for order_id in list(ids):
+                    self.book.cancel(ts, side, price, order_id)
+        self._fill(ts)
+
+    def _fill(self, ts: int) -> None:
+        for side in (Side.BUY, Side.SELL):
+            for _ in range(self._full):
+                self._add(ts, side)
 
     def _believe(self, view: float) -> None:
         self._view = view

@@ -83,6 +83,19 @@ class SyntheticOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields
             description="median feed latency of the first exchange; each next one has half as much more",
         ),
     ] = 30.0
+    deviation_every_s: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0, le=86_400, description="mean time from one deviation of an exchange to the next; 0 for none"
+        ),
+    ] = 0.0
+    deviation_bps: Annotated[
+        float,
+        msgspec.Meta(gt=0, le=1_000, description="how far off its traders then hold what a symbol is worth"),
+    ] = 60.0
+    deviation_s: Annotated[
+        float, msgspec.Meta(gt=0, le=3_600, description="mean time that a deviation lasts")
+    ] = 2.0
     quotes: Annotated[
         bool, msgspec.Meta(description="publish a Quote whenever a best price or its lots change")
     ] = False
