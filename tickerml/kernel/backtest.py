@@ -35,11 +35,15 @@ def load_plugins(plan: Plan) -> list[Loaded]:
     ]
 
 
-def build(plan: Plan, loaded: list[Loaded], on_output: OutputSink, data_dir: Path | None = None) -> LocalBus:
+def build(
+    plan: Plan,
+    loaded: list[Loaded],
+    on_output: OutputSink,
+    data_dir: Path | None = None,
+    started_ns: int = DATA_CLOCK_START_NS,
+) -> LocalBus:
     """Return a LocalBus with the deterministic components among *loaded*, and the gate."""
-    bus = LocalBus(
-        on_output, started_ns=DATA_CLOCK_START_NS, seed=plan.kernel.seed, data_dir=data_dir or Path()
-    )
+    bus = LocalBus(on_output, started_ns=started_ns, seed=plan.kernel.seed, data_dir=data_dir or Path())
     for _, spec, options in loaded:
         writes_files = isinstance(spec, StoreSpec) and spec.writes_files and data_dir is None
         is_outward = isinstance(spec, SinkSpec) or writes_files

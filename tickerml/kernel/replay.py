@@ -79,19 +79,24 @@ class Verification:
             self._bus.add(*registry.load_planned(member, self.plan.config))
         own = {GATE, *(member.id for member in members)} if has_gate else {member.id for member in members}
         self._own = {number for number, name in enumerate(self._names) if name in own}
-        self.inputs = self.outputs = 0
+        self.inputs = self.outputs = self.position = 0
         self.head = self._journal.head()
         self.difference: Difference | None = None
         self.stopped_at = 0  # seq of a change of plugins, beyond which the plan no longer holds
 
+    def close(self) -> None:
+        """Let go of the journal."""
+        self._journal.close()
+
     def _record(self, plugin: str, n: int, cause: int, message: m.Message) -> None:
         self._replayed.append((plugin, n, cause, codec.encode(message)))
 
-    def run(self) -> Iterator[int]:
-        """Replay to the end or the first difference; yields seq, for progress."""
+    def run(self, until: int = 2**63) -> Iterator[int]:
+        """Replay to seq *until*, the end or the first difference; yields seq, for progress."""
         prefixes = tuple(topics.prefixes([*self._bus.wanted_types, m.Sync]))
-        for raw in self._journal.frames():
+        for raw in self._journal.frames(until=until):
             frame = codec.unpack(raw)
+            self.position = frame.seq
             if frame.origin in self._own:
                 if not self._compare(frame):
                     return
@@ -119,6 +124,35 @@ class Verification:
             shown = str(codec.decode(replayed[3])) if replayed else "nothing"
             self.difference = Difference(frame.seq, live[0], str(codec.decode(frame.body)), shown)
         return self.difference is None
+
+    def standing(self) -> dict[str, Any]:
+        """
+        Return how the host stands where the replay has come to, ready for JSON.
+
+        Returns: seq; now, ns UTC; per book its state, best bid and best ask in ticks; the open orders of a
+            simulator that tells them, prices in ticks and quantities in lots.
+        """
+        books = [
+            {
+                "exchange": exchange,
+                "symbol": symbol,
+                "state": str(book.state),
+                "best_bid": book.best_bid,
+                "best_ask": book.best_ask,
+            }
+            for exchange, symbol in sorted(self._bus.instruments)
+            if (book := self._bus.book(exchange, symbol)).is_heard_of
+        ]
+        simulators = [
+            self._bus.component(each) for each in self.plan.ids("simulator") if each in self._bus.plugins
+        ]
+        orders = [
+            msgspec.to_builtins(order)
+            for each in simulators
+            if hasattr(each, "open_orders")
+            for order in each.open_orders()
+        ]
+        return {"seq": self.position, "now": self._bus.clock.now(), "books": books, "open_orders": orders}
 
     def report(self) -> dict[str, Any]:
         """Return the verdict, ready for JSON."""
