@@ -132,6 +132,10 @@ class FakeKernel:
                 break
         return process
 
+    def put_meta(self, name: str, value: bytes) -> None:
+        """Write what a kernel says of its run beside the journal's messages."""
+        self._writer.put_meta(name, value)
+
     def publish(self, *messages: m.Message, is_lost: bool = False) -> None:
         """Order, keep and send *messages*; what is lost is kept, but no subscriber gets it."""
         with self._lock:

@@ -34,9 +34,13 @@ TOPICS = (
     b"book.",
     b"trade.",
     b"feed.",
+    b"funding.",
+    b"arbitrage.",
     b"anomaly.",
     b"order.",
     b"fill.",
+    b"verdict.",
+    b"markout.",
     b"portfolio.",
     b"control.",
     b"system.",
@@ -179,7 +183,9 @@ class Follower:
                 self.state.apply(instrument)
         self._sample_equity(reader, start)
         for raw in reader.frames(max(0, start - KEPT_TAIL), start, "kept"):
-            if raw.startswith((b"order.", b"fill.", b"system.")):
+            if raw.startswith(
+                (b"order.", b"fill.", b"verdict.", b"markout.", b"arbitrage.", b"control.", b"system.")
+            ):
                 self._apply(codec.unpack(raw), None)
         self._seq = start
         if checkpoint and bus:

@@ -22,6 +22,8 @@ import msgspec
 from tickerml.kernel import (
     NS_PER_S,
     UNIT,
+    ArbitrageEnded,
+    ArbitrageSeen,
     BookCrossed,
     BookDelta,
     BookResynced,
@@ -34,10 +36,12 @@ from tickerml.kernel import (
     FeedEnded,
     FeedLost,
     FeedSummarized,
+    FundingUpdated,
     HostStarted,
     HostStopped,
     Instrument,
     KernelStarted,
+    LegsSettled,
     Message,
     OrderAccepted,
     OrderBook,
@@ -62,7 +66,13 @@ from tickerml.kernel import (
     format_units,
 )
 
+from .arbitrage import ArbitrageBoard
 from .feeds import SILENCE_S, Feed
+from .orders import OrdersBoard
+from .risk import RiskBoard
+from .rows import Row as Row
+from .rows import signed as signed
+from .rows import tone_of
 
 CANDLE_S = 5
 CANDLES_KEPT = 360
@@ -129,15 +139,6 @@ class Candle(msgspec.Struct):
         """Return [start, open, close, low, high, volume, bought, sold], as the chart wants it."""
         prices = [self.open, self.close, self.low, self.high]
         return [self.start, *prices, self.volume, self.bought, self.sold]
-
-
-class Row(msgspec.Struct, frozen=True):
-    """One line of a table: a number of its own, its texts, and how it looks."""
-
-    id: int | str
-    cells: list[str]
-    tone: str = ""
-    tones: list[str] = []
 
 
 class OpenOrder(msgspec.Struct):
@@ -226,6 +227,10 @@ class ConsoleState:
         self.feeds: dict[str, Feed] = {}
         self.portfolios: dict[str, PortfolioSnapshot] = {}
         self.equity = Curve()
+        self.arbitrage = ArbitrageBoard()
+        self.orders = OrdersBoard()
+        self.risk = RiskBoard()
+        self.market_ns = 0  # the time of what came last, ns UTC
         self.sessions: deque[float] = deque(maxlen=50)
         self.log: deque[Row] = deque(maxlen=LOG_LINES_KEPT)
         self.report: dict[str, Any] = {}
@@ -239,6 +244,9 @@ class ConsoleState:
 
     def apply(self, message: Message, at: float | None = None) -> None:
         """Take one message of the bus; *at* is when it came, None when it is history."""
+        self.market_ns = message.ts_recv
+        self.orders.take(message)
+        self.risk.take(message)
         match message:
             case BookSnapshot():
                 self._heard(message.exchange, at)
@@ -255,6 +263,8 @@ class ConsoleState:
             case PortfolioSnapshot():
                 self.portfolios[message.account] = message
                 self.equity.add(message.ts_recv / NS_PER_S, message.equity / UNIT)
+            case ArbitrageSeen() | ArbitrageEnded() | LegsSettled() | FundingUpdated():
+                self.arbitrage.take(message)
             case OrderFilled():
                 self._add_fill(message)
             case OrderSubmitted() | OrderAccepted() | OrderRejected() | OrderCanceled() | OrderExpired():
@@ -489,7 +499,7 @@ class ConsoleState:
             signed(position.unrealized),
             signed(position.realized),
         ]
-        tones = ["", "", "", "", "", "", _tone(position.unrealized), _tone(position.realized)]
+        tones = ["", "", "", "", "", "", tone_of(position.unrealized), tone_of(position.realized)]
         return Row(f"{position.exchange} {position.symbol}", cells, "", tones)
 
     def exposures(self) -> list[tuple[str, float]]:
@@ -528,15 +538,6 @@ BOOK_NOTES = {
     BookState.STALE: "silent",
     BookState.RESYNCING: "waiting for a snapshot",
 }
-
-
-def signed(units: int) -> str:
-    """Return money in *units* as text with its sign."""
-    return f"{units / UNIT:+,.2f}"
-
-
-def _tone(units: int) -> str:
-    return "up" if units > 0 else "down" if units < 0 else ""
 
 
 def _beyond(rows: Iterable[Row], after: int) -> list[Row]:

@@ -30,7 +30,15 @@ from ..shelf import Shelf
 from ..state import Row
 
 ANSWER_S = 120.0  # a question that nobody answers for so long is a no
-PAGES = (("Overview", "/"), ("Market", "/market"), ("Data", "/data"), ("Plugins", "/plugins"))
+PAGES = (
+    ("Overview", "/"),
+    ("Market", "/market"),
+    ("Orders", "/orders"),
+    ("Risk", "/risk"),
+    ("Arbitrage", "/arbitrage"),
+    ("Data", "/data"),
+    ("Plugins", "/plugins"),
+)
 DANGEROUS_KINDS = frozenset({"risk_rule", "simulator"})
 _HERE = Path(__file__).parent
 
@@ -116,8 +124,8 @@ class Page:
                     ui.link(name, path).classes("nav").props(here)
             self._equity = ui.label("Equity –").classes("equity num")
             self._drawdown = ui.label().classes("num wide quiet")
-            self._bus = ui.label().classes("num wide quiet")
-            self._clock = ui.label().classes("num wide quiet")
+            self._bus = ui.label().classes("num wider quiet")
+            self._clock = ui.label().classes("num wider quiet")
             ui.element("span").classes("space")
             self._build_choice()
             self._halted = ui.label().classes("halted").props('role="alert"')

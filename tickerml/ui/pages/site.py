@@ -16,11 +16,14 @@ from nicegui import core, ui
 
 from ..access import COOKIE, SESSION_S, Access, TooManyAttempts, session_of
 from ..diagnostics import diagnose
+from .arbitrage import Arbitrage
 from .data import Data
 from .frame import Desk
 from .market import Markets
+from .orders import Orders
 from .overview import Overview
 from .plugins import Plugins
+from .risk import Risk
 
 _HERE = Path(__file__).parent
 _ICON = (
@@ -104,6 +107,18 @@ def build_site(desk: Desk, access: Access) -> FastAPI:
     @ui.page("/market/{exchange}", title="TickerML · market")
     def one_exchange(request: Request, exchange: str) -> None:
         Markets(desk, signed_in(request), _is_dark(request), exchange).build()
+
+    @ui.page("/orders", title="TickerML · orders and queue")
+    def orders(request: Request) -> None:
+        Orders(desk, signed_in(request), _is_dark(request)).build()
+
+    @ui.page("/risk", title="TickerML · risk")
+    def risk(request: Request) -> None:
+        Risk(desk, signed_in(request), _is_dark(request)).build()
+
+    @ui.page("/arbitrage", title="TickerML · arbitrage and funding")
+    def arbitrage(request: Request) -> None:
+        Arbitrage(desk, signed_in(request), _is_dark(request)).build()
 
     @ui.page("/data", title="TickerML · data")
     def data(request: Request) -> None:
