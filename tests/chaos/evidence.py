@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from tickerml.kernel import StoreError, codec, control
+from tickerml.kernel.gate import HOST_TIMER
 from tickerml.kernel.journal import JournalReader
 from tickerml.kernel.localbus import BusState
 from tickerml.kernel.topics import DECISION_KINDS, KEPT_KINDS, parse
@@ -133,7 +134,11 @@ def _read_state(reader: JournalReader, host: str) -> dict[str, str]:
     state = msgspec.msgpack.decode(checkpoint.state, type=control.HostState)
     bus = msgspec.msgpack.decode(state.bus, type=BusState)
     parts = {component.plugin: component.state for component in bus.components}
-    rest = {"books": bus.books, "timers": bus.timers, "clock": bus.now, "failed": bus.failed}
+    # The gate's timers for hosts that died tell of processes; and whoever counts timers counts those.
+    timers = [
+        (ts, order, who, key) for ts, order, _, who, key in bus.timers if not key.startswith(HOST_TIMER)
+    ]
+    rest = {"books": bus.books, "timers": timers, "clock": bus.now, "failed": bus.failed}
     return {name: _digest(msgspec.msgpack.encode(part)) for name, part in {**parts, **rest}.items()}
 
 
