@@ -43,7 +43,7 @@ from tickerml.kernel.book import BookSide, OrderBook
 from tickerml.kernel.gate import GATE, GateSpec
 from tickerml.kernel.hookspecs import HOOKS, PluginSpec, TickerMLSpecs
 from tickerml.kernel.localbus import handler_name
-from tickerml.plugins import data
+from tickerml.plugins import data, parity, portfolio_command, why
 from tickerml.testing import tiers
 from tickerml.testing.contracts_subject import LADDER, Check
 from tickerml.ui import cli
@@ -70,6 +70,8 @@ EVENTS = {
     "dataset.journal_skipped": "An earlier run's journal cannot be opened; a trainer learns without it.",
     "feed.audit_failed": "A book is not what REST says; the second time in a row it is fetched anew.",
     "feed.book_audited": "A book was compared with what REST says of it, and is the same.",
+    "feed.channel_lost": "Trades or quotes of a pair have stopped while its book goes on; it connects anew.",
+    "feed.channel_resumed": "A channel that was lost speaks again.",
     "feed.checksum_failed": "Our book is not the exchange's, by its checksum; untrusted until it comes anew.",
     "feed.connected": "An exchange's feed is up and subscribed.",
     "feed.frame_skipped": "A frame did not follow the exchange's format; it was counted and left out.",
@@ -109,6 +111,7 @@ EVENTS = {
     "plugin.failed": "A plugin raised and was set aside; the others go on.",
     "plugin.warned": "A plugin runs although something in its manifest is not as it should be.",
     "plugin.observer_failed": "A plugin's observing hook raised; nothing else came of it.",
+    "portfolio.funding_pending": "A funding payment is not booked: its rate or mark was never told.",
     "portfolio.reservation_failed": "An order wants more than the account has; nothing was reserved for it.",
     "risk.halted": "Trading is halted until a person resumes it.",
     "risk.resumed": "A person lifted the halt.",
@@ -122,7 +125,7 @@ EVENTS = {
 #: The unit of every number in a message, by field; where a name means two things, by "Message.field".
 UNITS = {
     **dict.fromkeys(("ts_recv", "ts_event", "ts", "next_ts"), "ns UTC"),
-    **dict.fromkeys(("horizon_ns", "wait_ns"), "ns"),
+    **dict.fromkeys(("horizon_ns", "wait_ns", "entry_ns"), "ns"),
     **dict.fromkeys(("retry_in_ms", "silent_ms", "restart_in_ms"), "ms"),
     **dict.fromkeys(("price", "bid", "ask", "mark"), "ticks"),
     **dict.fromkeys(
@@ -138,9 +141,16 @@ UNITS = {
     "fee": "1e-12 of fee_asset",
     **dict.fromkeys(("equity", "peak", "opening", "realized", "unrealized", "fees"), "1e-12 of currency"),
     **dict.fromkeys(("Position.realized", "Position.unrealized", "Position.fees", "cost"), "1e-12 of quote"),
-    **dict.fromkeys(("free", "held"), "1e-12 of asset"),
+    **dict.fromkeys(("free", "held", "margin", "in_flight", "amount", "received"), "1e-12 of asset"),
+    **dict.fromkeys(
+        ("funding", "withdrawal_fees", "accrued", "cash", "unrealized_value"), "1e-12 of currency"
+    ),
+    **dict.fromkeys(("Position.funding", "Position.accrued", "Position.margin"), "1e-12 of quote"),
+    **dict.fromkeys(("TransferStarted.fee",), "1e-12 of asset"),
+    "arrives_ts": "ns UTC",
     **dict.fromkeys(("drawdown", "max_drawdown"), "fraction of the peak"),
     "markout_bps": "1e-4 of the fill's price",
+    "level": "of the kill switch: a HaltLevel",
     **dict.fromkeys(("seq", "expected", "was"), "the exchange's own number"),
     **dict.fromkeys(("messages", "skipped", "gaps", "crossed_books", "books", "valid_books"), "count"),
     **dict.fromkeys(("parsed", "crossed", "checksums_ok", "checksums_bad"), "count"),
@@ -158,6 +168,13 @@ UNITS = {
     **dict.fromkeys(("DataAnomaly.value", "DataAnomaly.limit"), "as the kind says: see Anomaly"),
     **dict.fromkeys(("age_ns", "gap_ns", "latency_ns"), "ns"),
     **dict.fromkeys(("rate", "predicted", "cap", "floor"), "1e-12 of the notional"),
+    **dict.fromkeys(("buy_price", "sell_price", "fx_price"), "ticks"),
+    **dict.fromkeys(("bought", "sold", "left", "funded", "ArbitrageSeen.quantity"), "1e-12 of base"),
+    **dict.fromkeys(("gross", "net", "best_net", "captured", "expected", "legs"), "1e-12 of quote"),
+    **dict.fromkeys(("unwinding", "left_cost", "LegsSettled.fees"), "1e-12 of quote"),
+    **dict.fromkeys(("gross_bps", "net_bps", "best_net_bps", "theta_bps"), "1e-4 of what is sold"),
+    **dict.fromkeys(("first_ts", "last_ts", "started_ts"), "ns UTC"),
+    "depth_left": "lots",
     "orders_ahead": "orders, estimated",
     "fill": "number of the fill within its order, from 0",
     "step": "number of the step, from 1",
@@ -410,6 +427,7 @@ def messages_page() -> str:
         *map(message_section, messages.message_types()),
         "## Inside of messages\n",
         struct_section(messages.Balance),
+        struct_section(messages.LedgerLeg),
         struct_section(messages.Passport),
         struct_section(messages.Position),
         struct_section(messages.StreamCount),
@@ -639,13 +657,20 @@ def commands() -> Iterator[tuple[str, Callable[..., Any], Any]]:
     """Yield (words, function, parsed command) for every command, in the order of the source."""
     brought = typer.Typer()
     data.tickerml_commands(brought)
+    portfolio_command.tickerml_commands(brought)
+    single = typer.Typer()
+    why.tickerml_commands(single)
+    parity.tickerml_commands(single)
     groups = [*cli.app.registered_groups, *brought.registered_groups]
     for prefix, group in (
         ("tickerml", cli.app),
+        ("tickerml", single),
         *((f"tickerml {each.name}", each.typer_instance) for each in groups),
     ):
         assert group is not None
         parsed: Any = typer.main.get_command(group)
+        if (own := group.registered_callback) and own.callback and parsed.invoke_without_command:
+            yield prefix, own.callback, parsed
         for registered in group.registered_commands:
             assert registered.callback is not None
             name = registered.name or registered.callback.__name__.replace("_", "-")

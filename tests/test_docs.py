@@ -17,7 +17,7 @@ import typer
 from tickerml.kernel import Alert, SubmitOrder, config, hookspecs, manifest, registry
 from tickerml.kernel import messages as m
 from tickerml.kernel.backtest import Backtest
-from tickerml.plugins import data
+from tickerml.plugins import data, parity, portfolio_command, simulate, why
 from tickerml.testing import contracts, tiers
 from tickerml.testing.contracts_subject import LADDER
 from tickerml.ui import cli
@@ -248,7 +248,8 @@ def words_of(line: str) -> list[str]:
 def parse(command: Any, words: list[str], parent: Any = None) -> None:
     """Parse *words* as `tickerml WORDS` does, and run nothing."""
     context = command.make_context(command.name, list(words), parent=parent)
-    if hasattr(command, "commands"):
+    is_own = getattr(command, "invoke_without_command", False) and (not words or words[0].startswith("-"))
+    if hasattr(command, "commands") and not is_own:
         name, *rest = words
         parse(command.commands[name], rest, context)
 
@@ -257,6 +258,10 @@ def parse(command: Any, words: list[str], parent: Any = None) -> None:
 DATA = typer.Typer()
 DATA.callback()(lambda: None)
 data.tickerml_commands(DATA)
+portfolio_command.tickerml_commands(DATA)
+simulate.tickerml_commands(DATA)
+why.tickerml_commands(DATA)
+parity.tickerml_commands(DATA)
 DATA = typer.main.get_command(DATA)
 
 
@@ -265,7 +270,7 @@ def test_a_command_line_can_be_given(page, line):
     program, *arguments = words_of(line)
     match Path(program).name:
         case "tickerml" if arguments[0] not in OF_EXAMPLES:
-            parse(DATA if arguments[0] == "data" else typer.main.get_command(cli.app), arguments)
+            parse(DATA if arguments[0] in DATA.commands else typer.main.get_command(cli.app), arguments)
         case "make":
             assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), flags=re.M)
         case "python" | "python3" if arguments[0].endswith(".py"):

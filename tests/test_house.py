@@ -283,7 +283,14 @@ def outside_imports(module: str) -> set[str]:
     return {name.split(".")[0] for name in (*plain, *origins) if name}
 
 
-@pytest.mark.parametrize("module", [name for name in COMPONENTS if not in_family(name, "exchanges")])
+def is_program(module: str) -> bool:
+    """Whether *module* is a command: a person runs it, here and now."""
+    return "def tickerml_commands(" in FILES[module].read_text()
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in COMPONENTS if not in_family(name, "exchanges") and not is_program(name)]
+)
 def test_components_take_time_and_chance_from_their_context_alone(module):
     assert outside_imports(module) & NONDETERMINISTIC == set()
 

@@ -84,9 +84,14 @@ def test_finding_them_imports_none_of_them_and_takes_no_time():
     assert imported == ""
 
 
+@pytest.fixture(scope="module")
+def built_in():
+    return catalog.find().plugins
+
+
 @pytest.mark.parametrize("plugin", LOADABLE)
-def test_the_manifest_of_a_built_in_plugin_is_what_its_spec_says(plugin):
-    said = catalog.find().plugins[plugin].manifest
+def test_the_manifest_of_a_built_in_plugin_is_what_its_spec_says(plugin, built_in):
+    said = built_in[plugin].manifest
     spec = registry.load(plugin)
     told = describe.describe(spec)
 
