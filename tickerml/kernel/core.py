@@ -280,7 +280,7 @@ class Kernel:
 
     def _let_go(self, now: int) -> None:
         """Start the sources once everyone who listens is ready."""
-        if self._started_at or not self.supervisor.is_settled or self.ending.step is not Step.RUNNING:
+        if self._started_at or self.ending.reason or not self.supervisor.is_settled:
             return
         self._started_at = now
         self._command_sources(control.Start())
