@@ -23,24 +23,15 @@ from tickerml.kernel import (
     Balance,
     Context,
     LegsSettled,
-    OrderCanceled,
-    OrderDenied,
-    OrderExpired,
-    OrderFilled,
-    OrderRejected,
-    OrderSubmitted,
     PortfolioSnapshot,
     RequestTransfer,
     StrategySpec,
     SubmitOrder,
-    Timer,
-    TradingHalted,
-    TradingResumed,
     TransferEnded,
     hookimpl,
 )
 
-from .arbitrage_legs import Leg, LegOptions, LegsState, LegTrader
+from .arbitrage_legs import Leg, LegHandlers, LegOptions, LegsState, LegTrader
 
 ARBITRAGE = "strategy-arbitrage"
 
@@ -81,7 +72,7 @@ class _State(msgspec.Struct, array_like=True):
     transfers: int
 
 
-class ArbitrageStrategy:
+class ArbitrageStrategy(LegHandlers):
     """Buys where it is cheap and sells where it is dear, both at once."""
 
     def __init__(self, ctx: Context, options: ArbitrageOptions) -> None:
@@ -107,35 +98,6 @@ class ArbitrageStrategy:
         expected = seen.net * seen.funded // seen.quantity
         reason = f"{seen.net_bps:.1f} bps net of fees, theta {seen.theta_bps:.1f}"
         self._legs.trade(f"{seen.opportunity}@{seen.ts_recv}", buy, sell, expected, reason)
-
-    # --- What becomes of it ---------------------------------------------------------------------
-
-    def on_order_submitted(self, order: OrderSubmitted) -> None:
-        self._legs.take_submitted(order)
-
-    def on_order_filled(self, fill: OrderFilled) -> None:
-        self._legs.take_filled(fill)
-
-    def on_order_denied(self, denied: OrderDenied) -> None:
-        self._legs.take_ended(denied)
-
-    def on_order_rejected(self, rejected: OrderRejected) -> None:
-        self._legs.take_ended(rejected)
-
-    def on_order_canceled(self, canceled: OrderCanceled) -> None:
-        self._legs.take_ended(canceled)
-
-    def on_order_expired(self, expired: OrderExpired) -> None:
-        self._legs.take_ended(expired)
-
-    def on_trading_halted(self, halted: TradingHalted) -> None:
-        self._legs.halt()
-
-    def on_trading_resumed(self, resumed: TradingResumed) -> None:
-        self._legs.resume()
-
-    def on_timer(self, timer: Timer) -> None:
-        self._legs.wake(timer.key)
 
     # --- Inventory ------------------------------------------------------------------------------
 

@@ -40,6 +40,9 @@ from tickerml.kernel import (
     Side,
     SubmitOrder,
     TimeInForce,
+    Timer,
+    TradingHalted,
+    TradingResumed,
 )
 
 RETRY_NS = 250 * NS_PER_MS  # between two tries to unwind
@@ -420,3 +423,36 @@ def _outcome(pair: _Pair) -> str:
     if "repairing" in pair.done:
         return "repaired"
     return "both" if pair.done else "none"
+
+
+class LegHandlers:
+    """Tells the LegTrader of a strategy, `_legs`, what becomes of its orders."""
+
+    _legs: LegTrader
+
+    def on_order_submitted(self, order: OrderSubmitted) -> None:
+        self._legs.take_submitted(order)
+
+    def on_order_filled(self, fill: OrderFilled) -> None:
+        self._legs.take_filled(fill)
+
+    def on_order_denied(self, denied: OrderDenied) -> None:
+        self._legs.take_ended(denied)
+
+    def on_order_rejected(self, rejected: OrderRejected) -> None:
+        self._legs.take_ended(rejected)
+
+    def on_order_canceled(self, canceled: OrderCanceled) -> None:
+        self._legs.take_ended(canceled)
+
+    def on_order_expired(self, expired: OrderExpired) -> None:
+        self._legs.take_ended(expired)
+
+    def on_trading_halted(self, halted: TradingHalted) -> None:
+        self._legs.halt()
+
+    def on_trading_resumed(self, resumed: TradingResumed) -> None:
+        self._legs.resume()
+
+    def on_timer(self, timer: Timer) -> None:
+        self._legs.wake(timer.key)

@@ -28,22 +28,14 @@ from tickerml.kernel import (
     Instrument,
     LegsSettled,
     OrderBook,
-    OrderCanceled,
-    OrderDenied,
-    OrderExpired,
     OrderFilled,
-    OrderRejected,
-    OrderSubmitted,
     StrategySpec,
     SubmitOrder,
-    Timer,
-    TradingHalted,
-    TradingResumed,
     hookimpl,
     to_units,
 )
 
-from .arbitrage_legs import Leg, LegOptions, LegsState, LegTrader
+from .arbitrage_legs import Leg, LegHandlers, LegOptions, LegsState, LegTrader
 
 CARRY = "strategy-carry"
 BPS = UNIT // 10_000
@@ -91,7 +83,7 @@ class _State(msgspec.Struct, array_like=True):
     pairs: int
 
 
-class CarryStrategy:
+class CarryStrategy(LegHandlers):
     """Holds spot against a short perpetual for as long as that is paid for."""
 
     def __init__(self, ctx: Context, options: CarryOptions) -> None:
@@ -169,9 +161,6 @@ class CarryStrategy:
                 if settled.outcome not in ("both", "repaired"):
                     hold.rest_until = settled.ts_recv + self._options.rest_s * NS_PER_S
 
-    def on_order_submitted(self, order: OrderSubmitted) -> None:
-        self._legs.take_submitted(order)
-
     def on_order_filled(self, fill: OrderFilled) -> None:
         name = self._legs.name_of(fill.order_id)
         for key, hold in self._holds.items():
@@ -181,28 +170,7 @@ class CarryStrategy:
                     hold.short -= fill.side * changed
                 else:
                     hold.spot += fill.side * changed
-        self._legs.take_filled(fill)
-
-    def on_order_denied(self, denied: OrderDenied) -> None:
-        self._legs.take_ended(denied)
-
-    def on_order_rejected(self, rejected: OrderRejected) -> None:
-        self._legs.take_ended(rejected)
-
-    def on_order_canceled(self, canceled: OrderCanceled) -> None:
-        self._legs.take_ended(canceled)
-
-    def on_order_expired(self, expired: OrderExpired) -> None:
-        self._legs.take_ended(expired)
-
-    def on_trading_halted(self, halted: TradingHalted) -> None:
-        self._legs.halt()
-
-    def on_trading_resumed(self, resumed: TradingResumed) -> None:
-        self._legs.resume()
-
-    def on_timer(self, timer: Timer) -> None:
-        self._legs.wake(timer.key)
+        super().on_order_filled(fill)
 
     # --- State ----------------------------------------------------------------------------------
 
