@@ -43,7 +43,7 @@ from tickerml.kernel.book import BookSide, OrderBook
 from tickerml.kernel.gate import GATE, GateSpec
 from tickerml.kernel.hookspecs import HOOKS, PluginSpec, TickerMLSpecs
 from tickerml.kernel.localbus import handler_name
-from tickerml.plugins import data, parity, portfolio_command, why
+from tickerml.plugins import data, parity, portfolio_command, simulate, why
 from tickerml.testing import tiers
 from tickerml.testing.contracts_subject import LADDER, Check
 from tickerml.ui import cli
@@ -653,14 +653,19 @@ def command_section(words: str, callback: Callable[..., Any], command: Any) -> s
     )
 
 
+def brought_by_plugins() -> typer.Typer:
+    """Return the words that our own command plugins bring, as commands.py adds them."""
+    app = typer.Typer()
+    for plugin in (data, portfolio_command, simulate, why, parity):
+        plugin.tickerml_commands(app)
+    return app
+
+
 def commands() -> Iterator[tuple[str, Callable[..., Any], Any]]:
     """Yield (words, function, parsed command) for every command, in the order of the source."""
-    brought = typer.Typer()
-    data.tickerml_commands(brought)
-    portfolio_command.tickerml_commands(brought)
+    brought = brought_by_plugins()
     single = typer.Typer()
-    why.tickerml_commands(single)
-    parity.tickerml_commands(single)
+    single.registered_commands = brought.registered_commands
     groups = [*cli.app.registered_groups, *brought.registered_groups]
     for prefix, group in (
         ("tickerml", cli.app),

@@ -17,7 +17,6 @@ import typer
 from tickerml.kernel import Alert, SubmitOrder, config, hookspecs, manifest, registry
 from tickerml.kernel import messages as m
 from tickerml.kernel.backtest import Backtest
-from tickerml.plugins import data, parity, portfolio_command, simulate, why
 from tickerml.testing import contracts, tiers
 from tickerml.testing.contracts_subject import LADDER
 from tickerml.ui import cli
@@ -255,14 +254,7 @@ def parse(command: Any, words: list[str], parent: Any = None) -> None:
 
 
 #: The word that a plugin of ours brings, as commands.py adds it.
-DATA = typer.Typer()
-DATA.callback()(lambda: None)
-data.tickerml_commands(DATA)
-portfolio_command.tickerml_commands(DATA)
-simulate.tickerml_commands(DATA)
-why.tickerml_commands(DATA)
-parity.tickerml_commands(DATA)
-DATA = typer.main.get_command(DATA)
+DATA = typer.main.get_command(generate.brought_by_plugins())
 
 
 @pytest.mark.parametrize(("page", "line"), LINES)
