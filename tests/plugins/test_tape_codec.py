@@ -17,39 +17,11 @@ from hypothesis import strategies as st
 
 from tickerml.kernel import StoreError
 from tickerml.plugins import tape_loops
-from tickerml.plugins.tape import ROW, Kind, TapeReader, TapeWriter, pack_rows, stream_name, unpack_rows
+from tickerml.plugins.tape import Kind, TapeReader, TapeWriter, pack_rows, unpack_rows
 from tickerml.plugins.tape_codec import cut
 from tickerml.plugins.tape_numpy import NUMPY, Kernels
 
-BOOK = stream_name("book", "test", "BTC/USDT")
-INT64 = st.integers(-(2**63), 2**63 - 1)
-SMALL = st.integers(-5, 5)
-
-
-def rows(count: int, start: int = 0, seed: int = 0) -> np.ndarray:
-    """*count* rows like a book's: one message of three levels each ms from *start*."""
-    random = np.random.default_rng(seed)
-    made = np.zeros(count, ROW)
-    message = np.arange(count) // 3
-    made["ts_recv"] = start + message * 1_000_000 + 7
-    made["ts_event"] = start + message * 1_000_000
-    made["seq"] = message * 2
-    made["price"] = 60_000_00 + random.integers(-500, 500, count)
-    made["quantity"] = random.integers(0, 3, count) * random.integers(1, 10**8, count)
-    made["side"] = random.choice([1, -1], count)
-    made["is_last"] = np.arange(count) % 3 == 2
-    return made
-
-
-@st.composite
-def any_rows(draw: st.DrawFn) -> np.ndarray:
-    """Rows of any content at all: extremes of int64, lawless sides and kinds, messages without an end."""
-    number = st.one_of(SMALL, INT64, st.sampled_from([-(2**63), 2**63 - 1, 0]))
-    row = st.tuples(
-        number, number, number, number, number, st.integers(-128, 127), st.integers(0, 255), st.booleans()
-    )
-    return np.array(draw(st.lists(row, min_size=1, max_size=40)), ROW)
-
+from .made_rows import BOOK, INT64, SMALL, any_rows, rows
 
 # --- Two forms of the codec -----------------------------------------------------------------------
 

@@ -30,52 +30,20 @@ from tickerml.kernel import (
     TimeInForce,
     TimeTick,
     TradingHalted,
+    catalog,
+    registry,
 )
 from tickerml.kernel.gate import gate_spec
-from tickerml.kernel.testing import Harness, Market, run_with_restarts, spec_of
-from tickerml.risk import (
-    breaker_market,
-    breaker_portfolio,
-    breaker_system,
-    cooldown,
-    correlation,
-    data_gate,
-    drawdown,
-    exposure,
-    fat_finger,
-    funding,
-    kelly,
-    limits,
-    losses,
-    markout,
-    position,
-    stops,
-    volatility,
-)
+from tickerml.kernel.testing import Harness, Market, run_with_restarts
 
 from .trading import BTC, ETH, MIN, PERP, S, filled, money, order, submitted, touch
 from .trading import position as held
 
-RULES = [
-    breaker_market,
-    breaker_portfolio,
-    breaker_system,
-    cooldown,
-    correlation,
-    data_gate,
-    drawdown,
-    exposure,
-    fat_finger,
-    funding,
-    kelly,
-    limits,
-    losses,
-    markout,
-    position,
-    stops,
-    volatility,
-]
-SPECS = {spec_of(module).id: spec_of(module) for module in RULES}
+SPECS = {
+    plugin: registry.load(plugin)
+    for plugin, found in sorted(catalog.find().plugins.items())
+    if found.is_ours and found.manifest and found.manifest.kinds == ["risk_rule"]
+}
 #: Small enough that a short tape comes past the warm-up.
 OPTIONS: dict[str, dict[str, Any]] = {
     "risk-kelly": {"warmup_trades": 2},
