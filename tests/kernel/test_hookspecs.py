@@ -66,6 +66,7 @@ def test_no_two_kinds_may_publish_the_same_but_for_the_health_of_feeds_and_what_
         m.FeedEnded,
         m.SubmitOrder,
         m.CancelOrder,
+        m.TransferEnded,  # a denied one ends too
     }
 
 

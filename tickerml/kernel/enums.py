@@ -50,9 +50,10 @@ class Anomaly(enum.StrEnum):
     """
     What is odd about data, and the unit of the value that says how odd.
 
-    CROSSED and LOCKED books (ticks by which the bid is over the ask); STALE feeds (s of silence);
-    OUTLIER prints and a mid in DEVIATION from the other exchanges (bps); a DUPLICATE print (its
-    number); times that go BACKWARDS (ms); a perpetual's FUNDING (bps of the notional for an interval).
+    CROSSED and LOCKED books (ticks by which the bid is over the ask); STALE feeds, and a CHANNEL that
+    has stopped alone (s of silence); OUTLIER prints and a mid in DEVIATION from the other exchanges
+    (bps); a DUPLICATE print (its number); times that go BACKWARDS (ms); a perpetual's FUNDING (bps of
+    the notional for an interval).
     """
 
     CROSSED = "crossed"
@@ -63,6 +64,7 @@ class Anomaly(enum.StrEnum):
     DUPLICATE = "duplicate"
     BACKWARDS = "backwards"
     FUNDING = "funding"
+    CHANNEL = "channel"
 
 
 class TradingState(enum.StrEnum):

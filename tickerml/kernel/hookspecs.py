@@ -288,7 +288,14 @@ class StrategySpec(PluginSpec, frozen=True, kw_only=True):
 
     KIND = "strategy"
     STAGE = 2
-    MAY_PUBLISH = (m.SubmitOrder, m.CancelOrder, m.ReplaceOrder, m.RequestTransfer, m.LegsSettled)
+    MAY_PUBLISH = (
+        m.TargetPosition,
+        m.SubmitOrder,
+        m.CancelOrder,
+        m.ReplaceOrder,
+        m.RequestTransfer,
+        m.LegsSettled,
+    )
 
 
 class RiskRuleSpec(PluginSpec, frozen=True, kw_only=True):
@@ -316,6 +323,7 @@ class SimulatorSpec(PluginSpec, frozen=True, kw_only=True):
         m.OrderCanceled,
         m.OrderExpired,
         m.MarkoutMeasured,
+        m.TournamentMeasured,
     )
 
 
@@ -329,6 +337,7 @@ class StoreSpec(PluginSpec, frozen=True, kw_only=True):
     MAY_PUBLISH = (
         m.PortfolioSnapshot,
         m.LedgerPosted,
+        m.PositionLiquidated,
         m.FundingSettled,
         m.TransferStarted,
         m.TransferEnded,

@@ -57,6 +57,10 @@ class Instrument(Message, frozen=True):
     contract is "" for spot, "linear" for a future of a quantity of base, and "inverse" for one of an
     amount of quote, whose lot_size is in quote. is_sampled says that the book comes as a state now and
     then and not change by change, so that nothing can be known of a queue in it.
+
+    A limit price must lie between the two of buy_band_ppm, or sell_band_ppm, in millionths of the average
+    price of average_minutes minutes (of the last trade where that is 0); a bound of 0 is none. max_orders
+    is how many orders one account may have open in the symbol, 0 for no limit.
     """
 
     exchange: str
@@ -73,6 +77,10 @@ class Instrument(Message, frozen=True):
     fees_as_of: str = ""
     contract: str = ""
     is_sampled: bool = False
+    buy_band_ppm: tuple[int, int] = (0, 0)
+    sell_band_ppm: tuple[int, int] = (0, 0)
+    average_minutes: int = 5
+    max_orders: int = 0
 
     def notional(self, price: int, quantity: int) -> int:
         """Return ticks times lots in units of the quote asset, rounded up where 1e-12 is too coarse."""

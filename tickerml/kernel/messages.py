@@ -58,9 +58,13 @@ from .money_messages import LedgerLeg as LedgerLeg
 from .money_messages import LedgerPosted as LedgerPosted
 from .money_messages import PortfolioSnapshot as PortfolioSnapshot
 from .money_messages import Position as Position
+from .money_messages import PositionLiquidated as PositionLiquidated
 from .money_messages import RequestTransfer as RequestTransfer
 from .money_messages import TransferEnded as TransferEnded
 from .money_messages import TransferStarted as TransferStarted
+from .money_messages import TransferSubmitted as TransferSubmitted
+from .tournament_messages import ModelResult as ModelResult
+from .tournament_messages import TournamentMeasured as TournamentMeasured
 
 # --- News, and what is learned ---------------------------------------------------------------------
 
@@ -111,8 +115,28 @@ class Passport(msgspec.Struct, frozen=True, array_like=True, gc=False):
     latency_ns: int
 
 
+class TargetPosition(Message, frozen=True):
+    """
+    A policy's wish, which a strategy that executes turns into orders: how much to hold of one symbol.
+
+    fraction in [-1, 1] is of the most that the executing strategy may hold, below zero short; liquidity
+    says whether to wait in the book for it or to take it; reason is for the person who asks why.
+    """
+
+    account: str
+    exchange: str
+    symbol: str
+    fraction: float
+    liquidity: Liquidity
+    reason: str = ""
+
+
 class SubmitOrder(Message, frozen=True):
-    """A strategy's wish. price is 0 for MARKET; reason is for the person who asks why."""
+    """
+    A strategy's wish. price is 0 for MARKET; reason is for the person who asks why.
+
+    confidence, from 0 to 1, is how sure the strategy is, None where it does not weigh that.
+    """
 
     order_id: str
     strategy: str
@@ -126,6 +150,7 @@ class SubmitOrder(Message, frozen=True):
     quantity: int
     reduce_only: bool = False
     reason: str = ""
+    confidence: float | None = None
 
 
 class CancelOrder(Message, frozen=True):
@@ -249,7 +274,9 @@ class OrderFilled(Message, frozen=True):
     of its OrderSubmitted: what the decision knew, not what held when it traded.
 
     entry_ns is how long the order was on its way. depth_left is what its level displays afterwards, in
-    lots, and is_swept says of a maker that this is nothing: the trade emptied the level.
+    lots, and is_swept says of a maker that this is nothing: the trade emptied the level. fill_mid is twice
+    the mid and fill_spread the spread, in ticks, of the exchange's book when it traded: 0 where that had
+    no two sides.
     """
 
     ts_event: int
@@ -275,6 +302,8 @@ class OrderFilled(Message, frozen=True):
     entry_ns: int = 0
     is_swept: bool = False
     depth_left: int = 0
+    fill_mid: int = 0
+    fill_spread: int = 0
 
 
 class OrderCanceled(Message, frozen=True):

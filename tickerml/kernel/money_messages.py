@@ -91,10 +91,10 @@ class LedgerPosted(Message, frozen=True):
     """
     One transaction of an account's ledger: its legs sum to zero in each asset.
 
-    cause is "submit", "fill", "replace", "end", "funding", "send" or "receive", and key the order or the
-    transfer; of a fill, *fill* is its number and *strategy* whose order it was. realized, fees, funding
-    and withdrawal_fees are what it adds to those of the PortfolioSnapshot, in units of *currency*.
-    cash is what a fill brought, fees apart, in the same: below zero for what was paid.
+    cause is "submit", "fill", "replace", "end", "liquidation", "funding", "send" or "receive", and key the
+    order or the transfer; of a fill, *fill* is its number and *strategy* whose order it was. realized, fees,
+    funding and withdrawal_fees are what it adds to those of the PortfolioSnapshot, in units of *currency*.
+    cash is what a fill or a liquidation brought, fees apart, in the same: below zero for what was paid.
     """
 
     account: str
@@ -111,6 +111,27 @@ class LedgerPosted(Message, frozen=True):
     funding: int = 0
     withdrawal_fees: int = 0
     cash: int = 0
+
+
+class PositionLiquidated(Message, frozen=True):
+    """
+    An exchange has closed a perpetual of *quantity* lots, below zero where it was short, at *price* ticks.
+
+    What secured it had fallen to *required*: *collateral* is what the account had there in *asset*, with
+    what all of its positions had gained and lost. fee is what the exchange took for it. Money is in
+    units of *asset*.
+    """
+
+    account: str
+    exchange: str
+    symbol: str
+    quantity: int
+    price: int
+    asset: str
+    realized: int
+    fee: int
+    collateral: int
+    required: int
 
 
 class FundingSettled(Message, frozen=True):
@@ -134,6 +155,18 @@ class FundingSettled(Message, frozen=True):
 
 class RequestTransfer(Message, frozen=True):
     """A strategy's wish to move *amount* units of *asset* from one exchange to another."""
+
+    transfer_id: str
+    account: str
+    asset: str
+    source: str
+    destination: str
+    amount: int
+    reason: str = ""
+
+
+class TransferSubmitted(Message, frozen=True):
+    """The gate has nothing against the RequestTransfer of this id: its account is to carry it out."""
 
     transfer_id: str
     account: str

@@ -35,6 +35,7 @@ KINDS: dict[str, tuple[type[m.Message], ...]] = {
     "time": (m.TimeTick,),
     "bar": (m.Bar,),
     "feature": (m.FeatureVector,),
+    "target": (m.TargetPosition,),
     "order": (
         m.SubmitOrder,
         m.CancelOrder,
@@ -50,10 +51,11 @@ KINDS: dict[str, tuple[type[m.Message], ...]] = {
     "fill": (m.OrderFilled,),
     "verdict": (m.RiskVerdict,),
     "markout": (m.MarkoutMeasured,),
+    "tournament": (m.TournamentMeasured,),
     "arbitrage": (m.ArbitrageSeen, m.ArbitrageEnded, m.LegsSettled),
     "portfolio": (m.PortfolioSnapshot,),
-    "ledger": (m.LedgerPosted, m.FundingSettled),
-    "transfer": (m.RequestTransfer, m.TransferStarted, m.TransferEnded),
+    "ledger": (m.LedgerPosted, m.PositionLiquidated, m.FundingSettled),
+    "transfer": (m.RequestTransfer, m.TransferSubmitted, m.TransferStarted, m.TransferEnded),
     "control": (m.HaltTrading, m.ResumeTrading, m.TradingHalted, m.TradingResumed),
     "system": (
         m.KernelStarted,
@@ -81,6 +83,7 @@ DECISION_KINDS = frozenset({"order", "fill", "verdict"})
 #: Kinds the journal keeps for good; the others are kept hot for hours and then live on in the tape.
 KEPT_KINDS = DECISION_KINDS | {
     "markout",
+    "tournament",
     "arbitrage",
     "portfolio",
     "ledger",
