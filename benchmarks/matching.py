@@ -1,13 +1,15 @@
 """
-The matching core against hftbacktest, compiled and interpreted, in one run.
+The matching core against hftbacktest, compiled and interpreted, in one run, and what an event costs live.
 
-    python benchmarks/matching.py [--events 1000000] [--interpreted 100000] [--rounds 5]
+    python benchmarks/matching.py [--events 1000000] [--interpreted 100000] [--live 2000] [--rounds 5]
 
 Needs numba, and hftbacktest 2.4.4 for the comparison; without one of them its lines are left out.
 One generated symbol, nine level changes to each print, 200 levels a side, with 0 and 20 of our orders
-deep in the book, which nothing fills. hftbacktest has a copy of the book for the strategy as well and
-wakes it at every event. Each round runs all in turn; CPU time, medians, and ratios of the medians. What is
-compiled is compiled before the clock starts.
+deep in the book, which nothing fills; event by event, and with the depth of each 100 ms in one message
+(100 rows). hftbacktest has a copy of the book for the strategy as well and wakes it at every event, and
+in its default book, a hash map, and its fastest (ROI). Each round runs all in turn; CPU time, medians, and
+ratios of the medians. What is compiled is compiled before the clock starts; how long that took is printed.
+The live path is the engine's messages one at a time, interpreted, by levels in a message.
 """
 
 import argparse
@@ -19,15 +21,22 @@ from typing import Any
 
 import numpy as np
 
-from tickerml.plugins import core_compile, core_match, core_replay
+from tickerml.kernel import BookDelta, Instrument, OrderSubmitted, OrderType, Side, TimeInForce, Trade
+from tickerml.kernel.testing import Market
+from tickerml.plugins import core_compile, core_play
 from tickerml.plugins import core_state as cs
+from tickerml.plugins.core_player import pack_market
+from tickerml.plugins.matching import MatchingEngine
 
 START = 1_700_000_000_000_000_000
 MID, LEVELS = 10_000, 200
+WIDTHS = (2, 10, 40, 300)
+
+Columns = np.ndarray[Any, Any]
 
 
-def market(events: int) -> np.ndarray[Any, Any]:
-    """Return kinds, sides, prices, lots and times of *events*, the first of them the book."""
+def market(events: int, is_grouped: bool) -> Columns:
+    """Return kinds, sides, prices, lots and times of *events*, 1 ms apart, the first of them the book."""
     draw, rows = Random(1), []
     for distance in range(1, LEVELS + 1):
         rows += [(0, 0, MID - distance, 50, START), (0, 1, MID + distance, 50, START)]
@@ -38,36 +47,51 @@ def market(events: int) -> np.ndarray[Any, Any]:
             rows.append((1, side, MID + (1 if side else -1), draw.randint(1, 9), ts))
         else:
             lots = 0 if distance > 1 and draw.random() < 0.3 else draw.randint(1, 99)
+            ts = -(-ts // 100_000_000) * 100_000_000 if is_grouped else ts
             rows.append((0, side, MID + (distance if side else -distance), lots, ts))
+    if is_grouped:
+        rows.sort(key=lambda row: row[4])
     return np.array(rows, np.int64).T.copy()
 
 
-def ours(columns: np.ndarray[Any, Any], orders: int, functions: Any) -> float:
-    """Return the seconds that the core takes: compiled with *functions*, interpreted with None."""
-    core = cs.new_core(0, 1, cs.CANCEL_NEWEST, cs.DEFAULT)
-    cs.make_room(core, 2 * LEVELS, orders)
-    submit, replay = core_match.submit, core_replay.replay
-    kinds, sides, times = (columns[i].tolist() for i in (0, 1, 4))
-    rows = columns[2:4].T.ravel().tolist()
-    if functions:
-        core = core_compile.as_arrays(core, 2 * LEVELS, orders)
-        submit, replay = functions.submit, functions.replay
-        kinds, sides, times = (columns[i].copy() for i in (0, 1, 4))
-        rows = np.ascontiguousarray(columns[2:4].T).ravel()
-    core.head[cs.STATE] = cs.VALID
-    for i in range(orders):
-        side = i % 2
-        price = MID + (150 + i if side else -150 - i)
-        submit(core, i, side, price, price, 10**6, 0, True, False, 0, START - 1)
-    begun = time.process_time()
-    end = replay(core, kinds, sides, rows, times, 0)
-    taken = time.process_time() - begun
-    assert end == columns.shape[1], "an order was filled"
-    return taken
+def ours(columns: Columns, orders: int, is_compiled: bool) -> Callable[[], float]:
+    """Return what plays *columns* on the core with so many orders, and says how many seconds it took."""
+    packed: list[Any] = [*pack_market(columns[0] == 1, *columns[1:])]
+    sent = [(START, i, i % 2, deep(i), 10**6, 0, 0) for i in range(orders)]
+    packed.append(np.array(sent, np.int64).ravel())
+    cursor = np.zeros(core_play.CURSOR, np.int64)
+    cursor[core_play.MESSAGE_END] = len(packed[0]) // core_play.MESSAGE - 1
+    cursor[core_play.COMMAND_END] = orders
+    cursor[core_play.TOLD_END], cursor[core_play.LEVEL_ROOM] = orders, 4 * LEVELS
+    if not is_compiled:
+        packed = [column.tolist() for column in packed]
+    play = core_compile.compiled() if is_compiled else core_play.play
+
+    def run() -> float:
+        core = cs.new_core(0, 1, cs.CANCEL_NEWEST, cs.DEFAULT)
+        core.head[cs.STATE] = cs.VALID
+        state: Any = core_compile.pack(core, 4 * LEVELS, 64)
+        at, told = cursor.copy(), np.zeros(core_play.TOLD * 10_000, np.int64)
+        given: list[Any] = [state, at, *packed, told]
+        if not is_compiled:
+            given = [core_compile.unpack(state), at.tolist(), *packed, told.tolist()]
+        begun = time.process_time()
+        why = play(*given)
+        taken = time.process_time() - begun
+        assert why == core_play.DONE
+        assert given[1][core_play.TOLD_COUNT] == orders, "an order was filled"
+        return taken
+
+    return run
 
 
-def peer(columns: np.ndarray[Any, Any]) -> Callable[[int], float]:
-    """Return what runs hftbacktest over *columns* with so many orders and says how many seconds it took."""
+def deep(number: int) -> int:
+    """Return the price of our order *number*."""
+    return MID + (150 + number if number % 2 else -150 - number)
+
+
+def peer(columns: Columns, orders: int, is_roi: bool) -> Callable[[], float]:
+    """Return what plays *columns* on hftbacktest with so many orders, and says how many seconds it took."""
     from hftbacktest import (
         BUY_EVENT,
         DEPTH_EVENT,
@@ -77,6 +101,7 @@ def peer(columns: np.ndarray[Any, Any]) -> Callable[[int], float]:
         TRADE_EVENT,
         BacktestAsset,
         HashMapMarketDepthBacktest,
+        ROIVectorMarketDepthBacktest,
     )
     from hftbacktest.types import event_dtype
     from numba import njit
@@ -89,7 +114,7 @@ def peer(columns: np.ndarray[Any, Any]) -> Callable[[int], float]:
     data["exch_ts"] = data["local_ts"] = columns[4]
     data["px"], data["qty"] = columns[2], columns[3]
 
-    @njit
+    @njit  # type: ignore[untyped-decorator]
     def play(bt: Any, orders: int) -> int:
         bt.elapse(1)
         for i in range(orders):
@@ -102,10 +127,13 @@ def peer(columns: np.ndarray[Any, Any]) -> Callable[[int], float]:
             count += 1
         return count
 
-    def run(orders: int) -> float:
+    def run() -> float:
         asset = BacktestAsset().data(data).linear_asset(1.0).constant_order_latency(0, 0)
         asset = asset.risk_adverse_queue_model().partial_fill_exchange().trading_value_fee_model(0.0, 0.0)
-        bt = HashMapMarketDepthBacktest([asset.tick_size(1.0).lot_size(1.0)])
+        asset = asset.tick_size(1.0).lot_size(1.0)
+        if is_roi:
+            asset = asset.roi_lb(MID - 2.0 * LEVELS).roi_ub(MID + 2.0 * LEVELS)
+        bt = (ROIVectorMarketDepthBacktest if is_roi else HashMapMarketDepthBacktest)([asset])
         begun = time.process_time()
         play(bt, orders)
         return time.process_time() - begun
@@ -113,35 +141,101 @@ def peer(columns: np.ndarray[Any, Any]) -> Callable[[int], float]:
     return run
 
 
+def live(messages: int, width: int, orders: int) -> Callable[[], float]:
+    """Return what gives the engine *messages* of *width* levels, and says how many seconds it took."""
+    draw, source = Random(2), Market()
+    given: list[BookDelta | Trade] = []
+    book = [[(MID + sign * i, 50) for i in range(1, 1001)] for sign in (-1, 1)]
+    first = source.book(START, *book)
+    for i in range(messages):
+        at = START + (i + 1) * 1_000_000
+        if draw.random() < 0.1:
+            side = draw.choice((Side.BUY, Side.SELL))
+            given.append(source.trade(at, MID + side, draw.randint(1, 9), side))
+            continue
+        levels = [
+            sorted({1 + min(int(draw.expovariate(0.01)), 998) for _ in range(width // 2)}) for _ in "ba"
+        ]
+        size = [
+            [(d, 0 if d > 1 and draw.random() < 0.2 else draw.randint(9, 99)) for d in one] for one in levels
+        ]
+        bids, asks = (
+            [(MID + sign * d, lots) for d, lots in one] for sign, one in zip((-1, 1), size, strict=True)
+        )
+        given.append(source.delta(at, bids, asks))
+
+    def run() -> float:
+        engine = MatchingEngine("test", "BTC/USDT")
+        engine.instrument = Instrument(0, "test", "BTC/USDT", "BTC", "USDT", 10**10, 10**6)
+        engine.on_book_snapshot(first, START)
+        for i in range(orders):
+            side = Side.SELL if i % 2 else Side.BUY
+            terms = (side, OrderType.LIMIT, TimeInForce.GTC, deep(i), 10**6, 0)
+            engine.submit(OrderSubmitted(START, str(i), "s", "p", "test", "BTC/USDT", *terms), START)
+        begun = time.process_time()
+        for message in given:
+            if isinstance(message, BookDelta):
+                engine.on_book_delta(message, message.ts_event)
+            else:
+                engine.on_trade(message, message.ts_event)
+        return time.process_time() - begun
+
+    return run
+
+
+def contest(
+    given: argparse.Namespace, is_grouped: bool, orders: int
+) -> dict[str, tuple[int, Callable[[], float]]]:
+    """Return who plays how many events of one kind of market."""
+    columns, few = market(given.events, is_grouped), market(given.interpreted, is_grouped)
+    runs = {"interpreted": (given.interpreted, ours(few, orders, False))}
+    if core_compile.is_available():
+        runs["compiled"] = (given.events, ours(columns, orders, True))
+        begun = time.process_time()
+        ours(few, orders, True)()
+        if (taken := time.process_time() - begun) > 1:
+            print(f"compiled first, or fetched from the disk, in {taken:.1f} s of CPU")
+    try:
+        for name, is_roi in (("hftbacktest", False), ("hftbacktest ROI", True)):
+            runs[name] = (given.events, peer(columns, orders, is_roi))
+            runs[name][1]()
+    except ImportError:
+        print("hftbacktest is not installed: not compared")
+    return runs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--interpreted", type=int, default=100_000)
+    parser.add_argument("--live", type=int, default=2_000)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    columns, few = market(given.events), market(given.interpreted)
-    for orders in (0, 20):
-        runs: dict[str, tuple[int, Callable[[], float]]] = {}
-        runs["interpreted"] = (given.interpreted, lambda n=orders: ours(few, n, None))
-        if core_compile.is_available():
-            functions = core_compile.compiled()
-            ours(few, orders, functions)
-            runs["compiled"] = (given.events, lambda n=orders, f=functions: ours(columns, n, f))
-        try:
-            play = peer(columns)
-        except ImportError:
-            print("hftbacktest is not installed: not compared")
-        else:
-            play(0)
-            runs["hftbacktest"] = (given.events, lambda n=orders, p=play: p(n))
-        taken: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(given.rounds):
-            for name, (_, run) in runs.items():
-                taken[name].append(run())
-        rates = {name: runs[name][0] / statistics.median(times) for name, times in taken.items()}
-        for name, rate in rates.items():
-            ratio = f"  {rate / rates['hftbacktest']:.2f} x hftbacktest" if "hftbacktest" in rates else ""
-            print(f"{orders:2} orders  {name:12} {rate / 1e6:8.2f} M events/s{ratio}")
+    for is_grouped in (False, True):
+        for orders in (0, 20):
+            runs = contest(given, is_grouped, orders)
+            taken = in_turn({name: run for name, (_, run) in runs.items()}, given.rounds)
+            rates = {name: runs[name][0] / taken[name] for name in runs}
+            for name, rate in rates.items():
+                peers = [f"{rate / rates[one]:.2f} x {one}" for one in rates if one.startswith("hft")]
+                kind = "100 ms depth" if is_grouped else "event by event"
+                print(
+                    f"{kind:14} {orders:2} orders  {name:15} {rate / 1e6:8.2f} M events/s  {', '.join(peers)}"
+                )
+    for width in WIDTHS:
+        count = max(50, given.live * 4 // (width + 2))
+        taken = in_turn({f"{n} orders": live(count, width, n) for n in (0, 4)}, given.rounds)
+        shown = ", ".join(f"{seconds / count * 1e6:.2f} us with {name}" for name, seconds in taken.items())
+        print(f"live, {width:3} levels a message: {shown}")
+
+
+def in_turn(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Return the median seconds of each of *runs*, which are run in turn."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            taken[name].append(run())
+    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 if __name__ == "__main__":

@@ -200,6 +200,15 @@ def test_refuses_a_post_only_that_would_take() -> None:
     assert "would take our own order 3" in refusal(exchange.submit(SELL, 1, 100, POST_ONLY))
 
 
+def test_a_post_only_that_would_take_one_of_ours_says_which() -> None:
+    exchange = Exchange()
+    exchange.submit(BUY, 1, 98)
+    exchange.submit(BUY, 1, 99)
+    exchange.submit(BUY, 1, 100)
+
+    assert "would take our own order 3" in refusal(exchange.submit(SELL, 1, 100, POST_ONLY))
+
+
 # --- Taking ---------------------------------------------------------------------------------------
 
 
@@ -737,7 +746,7 @@ def test_more_leaving_than_stood_behind_us_left_from_ahead() -> None:
 
 @pytest.mark.parametrize("name", ["", "fifo", "power:", "power:0", "power:x"])
 def test_refuses_a_queue_model_that_does_not_exist(name: str) -> None:
-    with pytest.raises(ValueError, match="risk-averse, log, uniform or power:n"):
+    with pytest.raises(ValueError, match="risk-averse, log, uniform, by-size or power:n"):
         queue_model(name)
 
 
@@ -1142,3 +1151,20 @@ def test_the_risk_averse_queue_is_hardly_later_than_an_exact_queue() -> None:
             truth += 20 - market.shadow.leaves
 
     assert 0.95 * truth <= simulated <= truth
+
+
+def test_a_slot_that_was_used_before_keeps_nothing_of_the_order_that_left_it() -> None:
+    exchange = Exchange()
+    exchange.submit(BUY, 5, 98)
+    exchange.cancel("1")
+    exchange.wait()
+    printed = exchange.now
+
+    (accepted,) = exchange.submit(BUY, 5, 99)
+    assert accepted.queue_ahead == 10
+    exchange.wait()
+    late = exchange.now
+    exchange.bid(98, 21)
+    assert exchange.trade(99, 4, ts=printed) == []  # before our time
+    assert exchange.trade(99, 4, ts=late) == []
+    assert exchange.ahead("2") == 6

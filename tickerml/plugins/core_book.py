@@ -7,7 +7,7 @@ took ourselves: our consumption halves every five seconds and is forgotten with 
 Every function may be compiled: see core_state.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 
 from .core_state import (
     ASK,
@@ -23,6 +23,7 @@ from .core_state import (
     VALID,
     Column,
     Core,
+    Sizes,
 )
 
 CONSUMPTION_HALF_LIFE_NS = 5_000_000_000
@@ -55,35 +56,32 @@ def is_trusted(core: Core) -> bool:
     return core.head[STATE] == VALID and 0 < best_price(core, BID) < best_price(core, ASK)
 
 
-def size_of(core: Core, side: int, key: int) -> int:
-    """Return the lots at *key*, 0 where there is no level."""
-    keys, n = core.keys[side], core.head[LEVELS + side]
-    i = bisect_left(keys, key, 0, n)
-    return core.sizes[side][i] if i < n and keys[i] == key else 0
-
-
 def set_size(core: Core, side: int, key: int, size: int) -> int:
     """Make *key* a level of *size* lots, or none of 0; return what it was."""
-    head, keys, sizes = core.head, core.keys[side], core.sizes[side]
-    n = head[LEVELS + side]
-    i = bisect_left(keys, key, 0, n)
-    if i < n and keys[i] == key:
-        previous = sizes[i]
-        if size:
-            sizes[i] = size
-        else:
-            take_out(keys, i, n)
-            take_out(sizes, i, n)
-            head[LEVELS + side] = n - 1
-        return previous
+    return set_level(core.head, LEVELS + side, core.keys[side], core.sizes[side], key, size)
+
+
+# What lists and an array do differently: core_compile has its own. A side in lists has its sizes by key.
+
+
+def size_of(core: Core, side: int, key: int) -> int:
+    """Return the lots at *key*, 0 where there is no level."""
+    return core.sizes[side].get(key, 0)
+
+
+def set_level(head: Column, count: int, keys: Column, sizes: Sizes, key: int, size: int) -> int:
+    """Make *key* a level of *size* lots, or none of 0, of the head[*count*] of a side; return what it was."""
+    previous = sizes.get(key, 0)
     if size:
-        put_in(keys, i, key, n)
-        put_in(sizes, i, size, n)
-        head[LEVELS + side] = n + 1
-    return 0
-
-
-# The three that a list and an array do differently: core_compile has them for arrays.
+        sizes[key] = size
+        if not previous:
+            insort(keys, key)
+            head[count] += 1
+    elif previous:
+        del sizes[key]
+        del keys[bisect_left(keys, key)]
+        head[count] -= 1
+    return previous
 
 
 def put_in(column: Column, at: int, value: int, n: int) -> None:
@@ -96,8 +94,8 @@ def take_out(column: Column, at: int, n: int) -> None:
     del column[at]
 
 
-def empty(column: Column) -> None:
-    """Take all out of a sorted column."""
+def empty(column: Column | Sizes) -> None:
+    """Take all out of a sorted column, or of sizes by key."""
     column.clear()
 
 
@@ -129,8 +127,9 @@ def add_mark(core: Core, side: int, key: int) -> int:
     if i < n and keys[i] == key:
         return i
     put_in(keys, i, key, n)
-    for column in (core.traded[side], core.taken[side], core.since[side]):
-        put_in(column, i, 0, n)
+    put_in(core.traded[side], i, 0, n)
+    put_in(core.taken[side], i, 0, n)
+    put_in(core.since[side], i, 0, n)
     core.head[MARKS + side] = n + 1
     return i
 
@@ -138,8 +137,10 @@ def add_mark(core: Core, side: int, key: int) -> int:
 def drop_mark(core: Core, side: int, i: int) -> None:
     """Forget the mark at *i*."""
     n = core.head[MARKS + side]
-    for column in (core.mark_keys[side], core.traded[side], core.taken[side], core.since[side]):
-        take_out(column, i, n)
+    take_out(core.mark_keys[side], i, n)
+    take_out(core.traded[side], i, n)
+    take_out(core.taken[side], i, n)
+    take_out(core.since[side], i, n)
     core.head[MARKS + side] -= 1
 
 

@@ -19,21 +19,22 @@ from .core_book import (
     key_of,
     learn_size,
     order_size,
-    put_in,
     republish,
+    set_level,
     set_size,
     size_of,
-    take_out,
     traded_at,
 )
 from .core_orders import admit, cancel_by, fill, fill_resting, rest, tell
-from .core_queue import RISK_AVERSE, ahead_after
+from .core_queue import BY_SIZE, RISK_AVERSE, ahead_after
+from .core_sizes import ahead_by_size, pass_by
 from .core_state import (
     ACCEPTED,
     ACCOUNT,
     AHEAD,
     ASK,
     BEFORE,
+    BEHIND_COUNT,
     BID,
     CANCEL_BOTH,
     CANCEL_NEWEST,
@@ -71,32 +72,48 @@ from .core_state import (
 # --- The market moves -----------------------------------------------------------------------------
 
 
-def on_snapshot(core: Core, bids: Column, asks: Column, ts_event: int, at: int) -> int:
-    """
-    Replace the book by pairs of (price, lots); return how many events follow.
+def on_snapshot(
+    core: Core, bids: Column, bid_count: int, asks: Column, ask_count: int, ts_event: int, at: int
+) -> int:
+    """Replace the book by pairs of (price, lots), so many numbers a side; return how many events follow."""
+    return rebuild(core, 3, bids, bid_count, asks, ask_count, ts_event, at)
 
-    A queue ahead of us is at most what is there now: a snapshot tells nothing of who left.
+
+def rebuild(
+    core: Core,
+    emptied: int,
+    bids: Column,
+    bid_count: int,
+    asks: Column,
+    ask_count: int,
+    ts_event: int,
+    at: int,
+) -> int:
     """
-    head = core.head
+    Empty the sides that *emptied* has bits of (1 << side), and set levels; return how many events follow.
+
+    A queue ahead of us is at most what is there now: a book that comes anew tells nothing of who left.
+    """
+    head, orders = core.head, core.orders
     head[EVENTS] = 0
-    for side in (BID, ASK):
+    for side in range(2):
         for i in range(head[OWN + side]):
             row = core.own_slots[side][i] * ORDER
-            orders = core.orders
-            orders[row + PREVIOUS] = size_of(core, side, key_of(side, orders[row + PRICE]))
-    load(core, BID, bids)
-    load(core, ASK, asks)
+            orders[row + PREVIOUS] = size_of(core, side, -core.own_keys[side][i])
+            orders[row + BEHIND_COUNT] = 0
+        if emptied >> side & 1:
+            clear_side(core, side)
+    load(core, BID, bids, bid_count)
+    load(core, ASK, asks, ask_count)
     head[STATE], head[TS_EVENT] = VALID, ts_event
     requeue(core, RISK_AVERSE)
     return meet_quotes(core, at)
 
 
-def load(core: Core, side: int, rows: Column) -> None:
-    """Make the levels of *side* those of *rows*, of (price, lots); the best may come first or last."""
-    clear_side(core, side)
-    for i in range(len(rows) - 2, -2, -2):
-        if rows[i + 1]:
-            set_size(core, side, key_of(side, rows[i]), rows[i + 1])
+def load(core: Core, side: int, rows: Column, count: int) -> None:
+    """Set the levels of *rows*, the last first; all of *side* are published anew by that."""
+    for i in range(count - 2, -2, -2):
+        set_size(core, side, key_of(side, rows[i]), rows[i + 1])
     for i in range(core.head[MARKS + side] - 1, -1, -1):
         core.traded[side][i] = 0
         if core.taken[side][i] == 0 or size_of(core, side, core.mark_keys[side][i]) == 0:
@@ -107,58 +124,50 @@ def load(core: Core, side: int, rows: Column) -> None:
         core.orders[row + TRADED] = 0
 
 
-def on_delta(core: Core, bids: Column, asks: Column, ts_event: int, at: int) -> int:
+def on_delta(
+    core: Core, bids: Column, bid_count: int, asks: Column, ask_count: int, ts_event: int, at: int
+) -> int:
     """Change the levels named, as pairs of (price, lots); return how many events follow."""
     head = core.head
     head[EVENTS] = 0
     if head[STATE] == RESYNCING:
         return 0
-    if len(bids):
-        change(core, BID, bids, at)
-    if len(asks):
-        change(core, ASK, asks, at)
+    ours = change(core, BID, bids, bid_count, at) if bid_count else 0
+    if ask_count:
+        ours += change(core, ASK, asks, ask_count, at)
     head[STATE], head[TS_EVENT] = VALID, ts_event
     if head[OWN] == 0 and head[OWN + 1] == 0:
         return 0
-    requeue(core, head[MODEL])
+    if ours:
+        requeue(core, head[MODEL])
     return meet_quotes(core, at)
 
 
-def change(core: Core, side: int, rows: Column, at: int) -> None:
-    """Apply *rows* to *side*: learn from growth near the best, forget older prints."""
-    head, keys, sizes = core.head, core.keys[side], core.sizes[side]
-    n, own = head[LEVELS + side], core.own_keys[side]
+def change(core: Core, side: int, rows: Column, count: int, at: int) -> int:
+    """Apply *rows* to *side*: learn sizes, forget older prints; return at how many orders of ours."""
+    head, keys, sizes, count_at = core.head, core.keys[side], core.sizes[side], LEVELS + side
+    n, own, ours = head[count_at], core.own_keys[side], 0
     deepest = (keys[n - SIZE_DEPTH] if n > SIZE_DEPTH else keys[0]) if n else 0
     # The keys between our worst order and our best: none where there is none.
     worst, best = (-own[head[OWN + side] - 1], -own[0]) if head[OWN + side] else (0, NO_KEY)
     has_marks = head[MARKS + side] > 0
-    for j in range(0, len(rows), 2):
-        key, size = rows[j] if side == BID else -rows[j], rows[j + 1]
-        i = bisect_left(keys, key, 0, n)
-        previous = sizes[i] if i < n and keys[i] == key else 0
-        if size > previous and key >= deepest:
+    sign = 1 - 2 * side
+    for j in range(0, count, 2):
+        key, size = sign * rows[j], rows[j + 1]
+        previous = set_level(head, count_at, keys, sizes, key, size)
+        if key >= deepest and size > previous:
             learn_size(core, size - previous, at)
         if worst <= key <= best:
-            note(core, side, key, previous, size)
+            ours += note(core, side, key, previous, size)
         if has_marks:
             republish(core, side, key, size)
-        if previous and size:
-            sizes[i] = size
-        elif size:
-            put_in(keys, i, key, n)
-            put_in(sizes, i, size, n)
-            n += 1
-        elif previous:
-            take_out(keys, i, n)
-            take_out(sizes, i, n)
-            n -= 1
-    head[LEVELS + side] = n
+    return ours
 
 
-def note(core: Core, side: int, key: int, previous: int, size: int) -> None:
-    """Note for our orders at *key* what a message does to their level."""
+def note(core: Core, side: int, key: int, previous: int, size: int) -> int:
+    """Note for our orders at *key* what a message does to their level; return how many they are."""
     own, n = core.own_keys[side], core.head[OWN + side]
-    i = bisect_left(own, -key, 0, n)
+    first = i = bisect_left(own, -key, 0, n)
     while i < n and own[i] == -key:
         row = core.own_slots[side][i] * ORDER
         if core.orders[row + PREVIOUS] < 0:
@@ -166,12 +175,13 @@ def note(core: Core, side: int, key: int, previous: int, size: int) -> None:
             core.orders[row + TRADED] = traded_at(core, side, key)
         core.orders[row + NOW] = size
         i += 1
+    return i - first
 
 
 def requeue(core: Core, model: int) -> None:
     """Let *model* say what the changes of their levels did to our orders."""
     orders, unit = core.orders, order_size(core)
-    for side in (BID, ASK):
+    for side in range(2):
         for i in range(core.head[OWN + side]):
             row = core.own_slots[side][i] * ORDER
             previous, new = orders[row + PREVIOUS], orders[row + NOW]
@@ -180,6 +190,9 @@ def requeue(core: Core, model: int) -> None:
                 continue
             ahead = orders[row + BEFORE] = orders[row + AHEAD]
             behind, traded = max(0, previous - ahead), orders[row + TRADED]
+            if model == BY_SIZE:
+                orders[row + AHEAD] = ahead_by_size(core, row, ahead, previous, new, traded)
+                continue
             orders[row + AHEAD] = ahead_after(
                 model, core.head[POWER], ahead, behind, previous, new, traded, unit
             )
@@ -219,6 +232,8 @@ def share_print(core: Core, side: int, key: int, quantity: int, is_late: bool, p
             orders[row + BEFORE] = max(0, orders[row + BEFORE] - quantity)
             orders[row + AHEAD] = min(orders[row + AHEAD], max(0, start - quantity))
             reached = max(0, quantity - start)
+            if core.head[MODEL] == BY_SIZE:
+                pass_by(core, row, reached)
         else:
             orders[row + AHEAD] = orders[row + BEFORE] = 0
             reached = quantity
@@ -234,14 +249,17 @@ def share_print(core: Core, side: int, key: int, quantity: int, is_late: bool, p
 def meet_quotes(core: Core, at: int) -> int:
     """Let what is new of the other side, at or through our prices, meet us; return how many events follow."""
     head = core.head
-    is_met = (meets(core, BID), meets(core, ASK))
-    if (is_met[BID] or is_met[ASK]) and not is_trusted(core):
+    is_bid_met, is_ask_met = meets(core, BID), meets(core, ASK)
+    if (is_bid_met or is_ask_met) and not is_trusted(core):
         return head[EVENTS]
-    for side in (BID, ASK):
-        if is_met[side]:
-            meet_side(core, side, at)
-        else:
-            head[STANDING + 1 - side] = 0
+    if is_bid_met:
+        meet_side(core, BID, at)
+    else:
+        head[STANDING + ASK] = 0
+    if is_ask_met:
+        meet_side(core, ASK, at)
+    else:
+        head[STANDING + BID] = 0
     return head[EVENTS]
 
 
@@ -258,7 +276,8 @@ def meet_side(core: Core, side: int, at: int) -> None:
     other, count = 1 - side, 0
     limit, i = core.own_keys[side][0], core.head[LEVELS + other] - 1
     while i >= 0 and core.keys[other][i] >= limit:
-        key, size = core.keys[other][i], core.sizes[other][i]
+        key = core.keys[other][i]
+        size = size_of(core, other, key)
         core.fresh[0][count], core.fresh[1][count] = key, size
         count += 1
         growth = size - standing(core, other, key)
@@ -434,7 +453,7 @@ def stand(core: Core, side: int, key: int) -> None:
     """Remember the levels of *side* down to *key*: what a taker left of them has been met already."""
     i = core.head[LEVELS + side] - 1
     while i >= 0 and core.keys[side][i] >= key:
-        remember(core, side, core.keys[side][i], core.sizes[side][i])
+        remember(core, side, core.keys[side][i], size_of(core, side, core.keys[side][i]))
         i -= 1
 
 

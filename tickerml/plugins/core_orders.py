@@ -12,6 +12,7 @@ from .core_state import (
     ACCOUNT,
     AHEAD,
     BEFORE,
+    BEHIND_COUNT,
     CANCELED_BY,
     E_ACCEPTED,
     E_FILL,
@@ -62,7 +63,7 @@ def admit(
     orders[row + AHEAD] = orders[row + BEFORE] = orders[row + START] = ahead
     orders[row + START_ORDERS] = orders_in(core, ahead)
     orders[row + ACCEPTED], orders[row + FILLS], orders[row + ACCOUNT] = at, 0, account
-    orders[row + PREVIOUS] = -1
+    orders[row + PREVIOUS], orders[row + BEHIND_COUNT] = -1, 0
     core.queue[slot * QUEUE + FRONT] = core.queue[slot * QUEUE + PRINTED] = 0.0
     return slot
 
@@ -129,7 +130,7 @@ def tell(core: Core, kind: int, slot: int, other: int) -> int:
     out[e + E_PRICE], out[e + E_QUANTITY] = orders[row + PRICE], 0
     out[e + E_FILL], out[e + E_OTHER] = orders[row + FILLS], other
     out[e + E_START], out[e + E_START_ORDERS] = orders[row + START], orders[row + START_ORDERS]
-    out[e + E_ACCEPTED] = orders[row + ACCEPTED]
+    out[e + E_ACCEPTED], out[e + E_MAKER], out[e + E_LEFT] = orders[row + ACCEPTED], 0, 0
     return e
 
 

@@ -6,7 +6,7 @@ See queue_models, which names them. Every function may be compiled: see core_sta
 
 import math
 
-RISK_AVERSE, LOG, POWER_N = range(3)
+RISK_AVERSE, LOG, POWER_N, BY_SIZE = range(4)
 
 
 def ahead_after(

@@ -2,14 +2,14 @@
 Where the matching core keeps everything it knows of one symbol: columns of int64.
 
 The core is functions over these columns and nothing else (core_book, core_queue, core_match,
-core_peers). The interpreter runs them on lists, which it reads faster than arrays; numba compiles
-the very same functions over NumPy arrays (core_compile). A sorted column is a list of as many as
-there are, or an array with room to spare; no function makes another one longer: whoever calls sees
-to it that there is room (make_room).
+core_peers, core_play). The interpreter runs them on lists, which it reads faster than arrays; numba
+compiles the very same functions over one array that holds all columns (core_compile). A sorted
+column is a list of as many as there are, or has room to spare; no function makes another one
+longer: whoever calls sees to it that there is room (make_room).
 
     head     the scalars, by the names below
     keys     of each side, ascending: price for bids, -price for asks, so that the best is last;
-    sizes    beside it, in lots
+    sizes    of each key, in lots: by key, or in a column beside it
     marks    of each side, ascending keys of the levels where something printed since they were
              published (traded) or we took something (taken, at since)
     own      of each side, our orders by priority: -key ascending, and the slot of the order
@@ -22,7 +22,8 @@ BID and ASK are 0 and 1, and index every pair.
 
 from typing import NamedTuple, TypeAlias
 
-Column: TypeAlias = list[int]  # or an int64 array, which does the same
+Column: TypeAlias = list[int]  # or, compiled, where int64s are, which does the same
+Sizes: TypeAlias = dict[int, int]  # or, compiled, a column beside that of the keys
 Pair: TypeAlias = tuple[Column, Column]
 
 BID, ASK = 0, 1
@@ -71,7 +72,10 @@ ACCOUNT = 10
 PREVIOUS = 11  # its level before a message, -1 for untouched; NOW after it
 NOW = 12
 TRADED = 13  # printed there since it was published
-ORDER = 14
+BEHIND_COUNT = 14  # of the orders known behind it, see core_sizes
+BEHIND = 15  # their lots, the first in line first
+BEHIND_MOST = 32
+ORDER = BEHIND + BEHIND_MOST
 
 #: Floats by slot: hftbacktest's quantity ahead and printed since, in base units.
 FRONT, PRINTED = 0, 1
@@ -79,7 +83,8 @@ QUEUE = 2
 
 # --- an event -------------------------------------------------------------------------------------
 
-FILLED, CANCELED_BY, DECREMENTED = range(3)
+FILLED, CANCELED_BY, DECREMENTED = range(3)  # these three the rules tell, the others core_play
+RESTING, REFUSED, EXPIRED, CANCELED = range(3, 7)
 E_KIND = 0
 E_NUMBER = 1
 E_PRICE = 2
@@ -100,7 +105,7 @@ class Core(NamedTuple):
 
     head: Column
     keys: Pair
-    sizes: Pair
+    sizes: tuple[Sizes, Sizes]
     mark_keys: Pair
     traded: Pair
     taken: Pair
@@ -115,10 +120,15 @@ class Core(NamedTuple):
     out: Column
 
 
+def part(column: Column, first: int, end: int) -> Column:
+    """Return what is in *column* from *first* to *end*: to read, and not to change."""
+    return column[first:end]
+
+
 def new_core(model: int, power: int, self_trade: int, profile: int, lot: tuple[int, int] = (1, 1)) -> Core:
     """Return the columns of a book that waits for its first snapshot; *lot* is a fraction of base."""
-    pairs: list[Pair] = [([], []) for _ in range(11)]
-    core = Core._make([[0] * HEAD, *pairs[:8], [], [], *pairs[8:], []])
+    pairs: list[Pair] = [([], []) for _ in range(10)]
+    core = Core._make([[0] * HEAD, pairs[0], ({}, {}), *pairs[1:7], [], [], *pairs[7:], []])
     core.head[STATE] = RESYNCING
     core.head[NEXT_FREE] = NOBODY
     core.head[BEST] = core.head[BEST + 1] = NO_KEY

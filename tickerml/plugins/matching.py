@@ -56,8 +56,9 @@ from tickerml.kernel import (
     pack_levels,
 )
 
-from . import core_book, core_match, core_orders
+from . import core_book, core_match, core_orders, core_sizes
 from . import core_state as cs
+from .exchange_filters import AveragePrice, crowd_refusal
 from .queue_models import OrderSize, QueueChoice
 
 OrderEvent: TypeAlias = (
@@ -106,6 +107,7 @@ class WorkingOrder(msgspec.Struct, frozen=True):
     accepted_ns: int
     fills: int = 0
     entry_ns: int = 0
+    behind: list[int] = []  # orders known behind it, the first in line first; see core_sizes
 
 
 class _Consumed(msgspec.Struct, array_like=True):
@@ -129,6 +131,7 @@ class EngineState(msgspec.Struct, frozen=True, array_like=True):
     bids: _SideState
     asks: _SideState
     standing: dict[int, int]  # by price, negated for asks
+    average: AveragePrice = msgspec.field(default_factory=AveragePrice)
 
 
 class _Known(msgspec.Struct, gc=False):
@@ -181,6 +184,7 @@ class MatchingEngine:
         self._protection_bps = protection_bps
         self._reprice = reprice
         self._room = 0  # for events
+        self._average = AveragePrice()
 
     # --- The market moves -------------------------------------------------------------------------
 
@@ -189,7 +193,7 @@ class MatchingEngine:
         bids, asks = _rows(snapshot.bids), _rows(snapshot.asks)
         self._make_room(len(bids) + len(asks))
         self._seq, self._ts_recv = snapshot.seq, snapshot.ts_recv
-        count = core_match.on_snapshot(self.core, bids, asks, snapshot.ts_event, at)
+        count = core_match.on_snapshot(self.core, bids, len(bids), asks, len(asks), snapshot.ts_event, at)
         return self._events(at) if count else ()
 
     def on_book_delta(self, delta: BookDelta, at: int) -> Sequence[OrderEvent]:
@@ -199,12 +203,13 @@ class MatchingEngine:
             self._make_room(len(bids) + len(asks))
         if self._head[cs.STATE] != cs.RESYNCING:
             self._seq, self._ts_recv = delta.seq, delta.ts_recv
-        count = core_match.on_delta(self.core, bids, asks, delta.ts_event, at)
+        count = core_match.on_delta(self.core, bids, len(bids), asks, len(asks), delta.ts_event, at)
         return self._events(at) if count else ()
 
     def on_trade(self, trade: Trade, at: int) -> Sequence[OrderEvent]:
         """Let a print eat the side it hit, and our orders in it."""
         self._make_room(1)
+        self._average.take(self.instrument, trade, at)
         side = cs.BID if trade.aggressor is Side.SELL else cs.ASK
         printed = exchange_time(trade)
         count = core_match.on_trade(self.core, side, trade.price, trade.quantity, trade.ts_event, printed, at)
@@ -230,7 +235,7 @@ class MatchingEngine:
             entry_ns: how long it was on its way, which its fills tell.
         """
         order = self._repriced(order)
-        if reason := self._refusal(order):
+        if reason := self._refusal(order, at) or self._crowd_refusal(order):
             return [OrderRejected(at, at, order.order_id, order.exchange, order.symbol, reason)]
         known, end = self._enter(order, entry_ns, at)
         row = known.slot * cs.ORDER
@@ -266,7 +271,7 @@ class MatchingEngine:
     def _come_anew(self, number: int, new: OrderSubmitted, filled: int, at: int) -> list[OrderEvent]:
         known, orders = self._orders[number], self.core.orders
         row = known.slot * cs.ORDER
-        if reason := self._refusal(new):
+        if reason := self._refusal(new, at):
             return [self._replaced(number, at, reason)]
         fills, entry_ns = orders[row + cs.FILLS], known.entry_ns
         core_orders.remove(self.core, known.slot)
@@ -327,7 +332,7 @@ class MatchingEngine:
             return order
         return msgspec.structs.replace(order, price=best - order.side)
 
-    def _refusal(self, order: OrderSubmitted) -> str:
+    def _refusal(self, order: OrderSubmitted, at: int) -> str:
         rules = self.instrument
         if rules is None:
             return f"{order.exchange} has not listed {order.symbol}"
@@ -342,9 +347,17 @@ class MatchingEngine:
         best = self._best_opposite(order)
         if reason := self._size_refusal(order, best if order.order_type is OrderType.MARKET else order.price):
             return reason
+        mid2 = sum(core_book.best_price(self.core, side) for side in (cs.BID, cs.ASK))
+        if reason := self._average.refusal(rules, order, at, mid2):
+            return reason
         if order.time_in_force is TimeInForce.POST_ONLY:
             return self._post_only_refusal(order, best)
         return ""
+
+    def _crowd_refusal(self, order: OrderSubmitted) -> str:
+        assert self.instrument is not None  # no order is admitted without
+        open_ones = sum(each.submitted.account == order.account for each in self._orders.values())
+        return crowd_refusal(self.instrument, open_ones)
 
     def _size_refusal(self, order: OrderSubmitted, price: int) -> str:
         rules = self.instrument
@@ -502,11 +515,12 @@ class MatchingEngine:
             self._side_state(cs.BID),
             self._side_state(cs.ASK),
             self._standing(),
+            self._average,
         )
 
     def restore(self, state: EngineState) -> None:
         """Become what *state*, decoded from bytes and not shared with another engine, says."""
-        self.instrument = state.instrument
+        self.instrument, self._average = state.instrument, state.average
         self.on_book_snapshot(state.book, 0)
         self._head[cs.STATE] = _STATES.index(state.book_state)
         sizes = (state.sizes.total, state.sizes.count, state.sizes.step)
@@ -529,7 +543,7 @@ class MatchingEngine:
         for side in (cs.BID, cs.ASK):
             n, sign = self._head[cs.LEVELS + side], 1 - 2 * side
             keys, sizes = self.core.keys[side], self.core.sizes[side]
-            packed.append(pack_levels([(sign * keys[i], sizes[i]) for i in range(n - 1, -1, -1)]))
+            packed.append(pack_levels([(sign * keys[i], sizes[keys[i]]) for i in range(n - 1, -1, -1)]))
         ts_event = self._head[cs.TS_EVENT]
         return BookSnapshot(self._ts_recv, ts_event, self.exchange, self.symbol, self._seq, *packed)
 
@@ -562,6 +576,7 @@ class MatchingEngine:
             row[cs.ACCEPTED],
             row[cs.FILLS],
             known.entry_ns,
+            row[cs.BEHIND : cs.BEHIND + row[cs.BEHIND_COUNT]],
         )
 
     def _restore_order(self, order: WorkingOrder) -> None:
@@ -574,6 +589,8 @@ class MatchingEngine:
         row, orders = slot * cs.ORDER, self.core.orders
         orders[row + cs.AHEAD], orders[row + cs.BEFORE] = order.queue_ahead, order.queue_before
         orders[row + cs.START_ORDERS], orders[row + cs.FILLS] = order.orders_start, order.fills
+        for lots in order.behind:
+            core_sizes.join(self.core, row, lots)
         core_orders.rest(self.core, slot)
         self._orders[number] = _Known(s, order.entry_ns, slot)
         self._numbers[s.order_id] = number

@@ -8,14 +8,16 @@ behind us with probability f(behind) / (f(behind) + f(ahead)) for f = ln(1 + x) 
 they are hftbacktest's models (nkaz001/hftbacktest, models/queue.rs), save that we count
 in average orders, so that the answer does not depend on the lot size. *uniform* says that
 everybody leaves as readily, which is power:1. The formula is in core_queue.py, and what
-an average order is, core_book.py learns from how levels grow.
+an average order is, core_book.py learns from how levels grow. *by-size* knows those behind
+us one by one and tells by the size that leaves who it was (core_sizes.py): it says most of
+the truth wherever the feed tells each change, and less of a depth told now and then.
 """
 
 import msgspec
 
 from . import core_queue
 
-NAMES = r"^(risk-averse|log|uniform|power:[1-9])$"
+NAMES = r"^(risk-averse|log|uniform|by-size|power:[1-9])$"
 
 
 class QueueChoice(msgspec.Struct, frozen=True):
@@ -31,7 +33,7 @@ class QueueChoice(msgspec.Struct, frozen=True):
 
 def queue_model(name: str) -> QueueChoice:
     """
-    Return the model *name*: "risk-averse", "log", "uniform" or "power:n".
+    Return the model *name*: "risk-averse", "log", "uniform", "by-size" or "power:n".
 
     Raises: ValueError: there is no such model.
     """
@@ -39,12 +41,15 @@ def queue_model(name: str) -> QueueChoice:
         return QueueChoice()
     if name == "log":
         return QueueChoice(core_queue.LOG)
+    if name == "by-size":
+        return QueueChoice(core_queue.BY_SIZE)
     if name == "uniform":
         return QueueChoice(core_queue.POWER_N, 1)
     kind, _, exponent = name.partition(":")
     if kind == "power" and exponent.isdigit() and exponent != "0":
         return QueueChoice(core_queue.POWER_N, int(exponent))
-    raise ValueError(f"queue model must be risk-averse, log, uniform or power:n with n from 1, was {name!r}")
+    rule = "queue model must be risk-averse, log, uniform, by-size or power:n with n from 1"
+    raise ValueError(f"{rule}, was {name!r}")
 
 
 class OrderSize(msgspec.Struct):

@@ -28,6 +28,7 @@ import typer
 from tickerml.kernel import ConfigError, hookimpl
 
 from .queue_models import queue_model
+from .simulate_block import COMPILED_FROM, is_to_be_compiled, run_block
 from .simulate_files import Grid, decimal_of, read_events, read_orders, scale_of, write_fills, write_status
 from .simulate_run import run
 from .simulate_venues import PROFILES, open_venue
@@ -42,7 +43,7 @@ def simulate(
         str, typer.Option(help="Whose rules: default, hftbacktest, touch, cross.")
     ] = "default",
     queue: Annotated[
-        str, typer.Option(help="Who leaves a queue: risk-averse, log, uniform, power:n.")
+        str, typer.Option(help="Who leaves a queue: risk-averse, by-size, log, uniform, power:n.")
     ] = "risk-averse",
     entry_ms: Annotated[str, typer.Option(help="From us to the exchange.")] = "50",
     response_ms: Annotated[str, typer.Option(help="From the exchange to us.")] = "50",
@@ -57,12 +58,22 @@ def simulate(
     ] = "0.001",
     taker: Annotated[str, typer.Option(help="Fee of a taker, as a fraction.")] = "0.001",
     seed: Annotated[int, typer.Option(help="Of what is drawn; with constant latencies nothing is.")] = 0,
+    is_compiled: Annotated[
+        bool | None,
+        typer.Option(
+            "--compiled/--interpreted",
+            help="By numba, to the same files.",
+            show_default=f"compiled from {COMPILED_FROM:,} events on, where numba is",
+        ),
+    ] = None,
 ) -> None:
     """Send a fixed list of orders through the matching core and write what would have become of them."""
     try:
         if profile not in PROFILES:
             raise ValueError(f"--profile must be one of {', '.join(PROFILES)}, was {profile!r}")
         model = queue_model(queue)
+        if (profile, queue) == ("hftbacktest", "by-size"):
+            raise ValueError("--queue must be risk-averse, log or power:n by that profile, was 'by-size'")
         entry, response = (
             _nanoseconds(entry_ms, "--entry-ms"),
             _nanoseconds(response_ms, "--response-ms"),
@@ -74,14 +85,18 @@ def simulate(
             decimal_of(taker, "--taker"),
         )
         market, wishes = read_events(events, grid), read_orders(orders, grid)
-        venue = open_venue(profile, model, grid.instrument(), grid.lot.as_integer_ratio())
-        fills, ends = run(venue, market, wishes, entry)
+        rules, ratio = grid.instrument(), grid.lot.as_integer_ratio()
+        if is_compiled := is_to_be_compiled(is_compiled, market, wishes, ratio):
+            fills, ends = run_block(profile, model, ratio, market, wishes, entry, is_compiled)
+        else:
+            fills, ends = run(open_venue(profile, model, rules, ratio), market, wishes, entry)
         write_fills(out, fills, grid, response)
         write_status(status, ends, grid)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from None
     filled = sum(end.status == "filled" for end in ends)
-    print(f"{len(ends)} orders: {filled} filled, {len(fills)} fills; {out} and {status} written")
+    how = ", compiled" if is_compiled else ""
+    print(f"{len(ends)} orders: {filled} filled, {len(fills)} fills; {out} and {status} written{how}")
     for end in ends:
         if end.status == "rejected":
             print(f"{end.order_id} rejected: {end.reason}")

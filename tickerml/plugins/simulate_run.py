@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from .simulate_venues import Happened, Row, Venue, Wish
 
-_SUBMIT, _CANCEL = 0, 1
+SUBMIT, CANCEL = 0, 1
 
 
 class Filled(NamedTuple):
@@ -31,14 +31,16 @@ class End(NamedTuple):
     reason: str = ""
 
 
-class _Tally:
-    # What has happened so far, as the files want it.
+class Tally:
+    """What has happened so far, as the files want it."""
+
     def __init__(self, wishes: list[Wish], entry_ns: int) -> None:
         self.fills: list[Filled] = []
         self.ends = {wish.order_id: _sent(wish, wish.ts + entry_ns) for wish in wishes}
         self._counts: dict[str, int] = {}
 
     def take_in(self, happened: Iterable[Happened], ts: int) -> None:
+        """Count what *happened* at *ts*."""
         for one in happened:
             end = self.ends[one.order_id]
             filled, leaves = end.filled + one.quantity, end.leaves - one.quantity
@@ -53,11 +55,11 @@ def run(
     venue: Venue, events: Iterable[Row], wishes: list[Wish], entry_ns: int
 ) -> tuple[list[Filled], list[End]]:
     """Send *wishes* to *venue* while *events* happen; return the fills by time and the ends as listed."""
-    tally, commands, i = _Tally(wishes, entry_ns), _arrivals(wishes, entry_ns), 0
-    for rows in (*_messages(events), None):
+    tally, commands, i = Tally(wishes, entry_ns), arrivals(wishes, entry_ns), 0
+    for rows in (*messages_of(events), None):
         while i < len(commands) and (rows is None or commands[i][0] < rows[0].ts):
             ts, what, _, wish = commands[i]
-            tally.take_in(venue.submit(wish, ts) if what == _SUBMIT else venue.cancel(wish.order_id, ts), ts)
+            tally.take_in(venue.submit(wish, ts) if what == SUBMIT else venue.cancel(wish.order_id, ts), ts)
             i += 1
         if rows is not None:
             tally.take_in(venue.market(rows), rows[0].ts)
@@ -68,18 +70,19 @@ def _sent(wish: Wish, at: int) -> End:
     return End(wish.order_id, "rejected" if wish.refused else "", 0, wish.quantity, at, wish.refused)
 
 
-def _arrivals(wishes: list[Wish], entry_ns: int) -> list[tuple[int, int, int, Wish]]:
+def arrivals(wishes: list[Wish], entry_ns: int) -> list[tuple[int, int, int, Wish]]:
+    """Return when what (SUBMIT or CANCEL) arrives, a wish's number and the wish, in the exchange's order."""
     admitted = [(number, wish) for number, wish in enumerate(wishes) if not wish.refused]
-    found = [(wish.ts + entry_ns, _SUBMIT, number, wish) for number, wish in admitted]
+    found = [(wish.ts + entry_ns, SUBMIT, number, wish) for number, wish in admitted]
     found += [
-        (wish.cancel_ts + entry_ns, _CANCEL, number, wish)
+        (wish.cancel_ts + entry_ns, CANCEL, number, wish)
         for number, wish in admitted
         if wish.cancel_ts is not None
     ]
     return sorted(found, key=lambda command: command[:3])
 
 
-def _messages(events: Iterable[Row]) -> Iterator[list[Row]]:
+def messages_of(events: Iterable[Row]) -> Iterator[list[Row]]:
     """Yield *events* as an exchange sends them: what changes the book at one time goes together."""
     rows: list[Row] = []
     for row in events:

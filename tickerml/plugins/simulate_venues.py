@@ -7,6 +7,8 @@ The exchanges that `tickerml simulate` plays: one for each profile, asked the sa
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from tickerml.kernel import (
     BookDelta,
     BookSnapshot,
@@ -26,7 +28,7 @@ from tickerml.kernel import (
 
 from . import core_book, core_orders, core_peers
 from . import core_state as cs
-from .matching import MatchingEngine, OrderEvent
+from .matching import EngineState, MatchingEngine, OrderEvent
 from .queue_models import QueueChoice
 
 PROFILES = {
@@ -99,9 +101,17 @@ class DefaultVenue:
     """
 
     def __init__(self, queue: QueueChoice, instrument: Instrument) -> None:
+        self._queue, self._instrument = queue, instrument
         self._engine = MatchingEngine(EXCHANGE, SYMBOL, queue=queue)
         self._engine.instrument = instrument
         self._engine.on_book_snapshot(BookSnapshot(0, 0, EXCHANGE, SYMBOL, 0, b"", b""), 0)
+
+    def twin(self) -> "DefaultVenue":
+        """Return a venue that is as this one is, and goes its own way."""
+        state = msgspec.msgpack.encode(self._engine.state())
+        venue = DefaultVenue(self._queue, self._instrument)
+        venue._engine.restore(msgspec.msgpack.decode(state, type=EngineState))
+        return venue
 
     def market(self, rows: list[Row]) -> Iterable[Happened]:
         """Apply *rows* of one time: one trade, or what changes the book."""
@@ -200,7 +210,7 @@ class PeerVenue:
         number = len(self._ids)
         self._ids.append(wish.order_id)
         self._slots[wish.order_id] = slot
-        terms = core_peers.MARKET if wish.order_type is OrderType.MARKET else _TERMS[wish.time_in_force]
+        terms = core_peers.MARKET if wish.order_type is OrderType.MARKET else TERMS[wish.time_in_force]
         end = core_peers.arrive(self._core, number, side, wish.price, wish.quantity, terms, at)
         yield from self._fills()
         if end == core_peers.EXPIRES:
@@ -227,7 +237,7 @@ class PeerVenue:
             yield Happened(order_id, status, price, quantity, bool(out[e + cs.E_MAKER]))
 
 
-_TERMS = {
+TERMS = {
     TimeInForce.GTC: core_peers.GTC,
     TimeInForce.POST_ONLY: core_peers.POST_ONLY,
     TimeInForce.IOC: core_peers.IOC,
