@@ -23,10 +23,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 MODELS = ("risk-averse", "log", "power:3")
 TICK, LOT = 0.01, 0.001
 LATENCY = 50_000_000
+Fills = dict[str, list[object]]
 
 
-def peer(events: Path, orders: Path, model: str) -> dict[str, list[object]]:
-    """Run hftbacktest; return lots, liquidity, first and last time and last price in ticks by order."""
+def peer(
+    files: list[Path], orders: Path, models: list[str], tick: float, lot: float
+) -> list[dict[str, Fills]]:
+    """
+    Run hftbacktest with each of *models* on each of *files* of events.
+
+    Args:
+        models: risk-averse, log, log2, power:N, power2:N or power3:N, which are its own.
+    Returns: for each file and model, lots, liquidity, first and last time and last price in ticks by order.
+    """
     import numpy as np
     from hftbacktest import (
         BUY_EVENT,
@@ -42,14 +51,17 @@ def peer(events: Path, orders: Path, model: str) -> dict[str, list[object]]:
     from hftbacktest.types import event_dtype
     from numba import njit
 
-    rows = list(csv.DictReader(events.open()))
-    data = np.zeros(len(rows), event_dtype)
-    for i, row in enumerate(rows):
-        is_buy = row["side"] in ("bid", "buy")
-        kind = DEPTH_EVENT if row["kind"] == "depth" else TRADE_EVENT
-        data[i]["ev"] = kind | EXCH_EVENT | LOCAL_EVENT | (BUY_EVENT if is_buy else SELL_EVENT)
-        data[i]["exch_ts"], data[i]["local_ts"] = int(row["ts_exchange"]), int(row["ts_local"])
-        data[i]["px"], data[i]["qty"] = float(row["price"]), float(row["qty"])
+    def read(events: Path):  # type: ignore[no-untyped-def]
+        rows = list(csv.DictReader(events.open()))
+        data = np.zeros(len(rows), event_dtype)
+        for i, row in enumerate(rows):
+            is_buy = row["side"] in ("bid", "buy")
+            kind = DEPTH_EVENT if row["kind"] == "depth" else TRADE_EVENT
+            data[i]["ev"] = kind | EXCH_EVENT | LOCAL_EVENT | (BUY_EVENT if is_buy else SELL_EVENT)
+            data[i]["exch_ts"], data[i]["local_ts"] = int(row["ts_exchange"]), int(row["ts_local"])
+            data[i]["px"], data[i]["qty"] = float(row["price"]), float(row["qty"])
+        return data
+
     wishes = list(csv.DictReader(orders.open()))
     acts = sorted(
         [(int(wish["ts"]), 0, i) for i, wish in enumerate(wishes)]
@@ -58,7 +70,7 @@ def peer(events: Path, orders: Path, model: str) -> dict[str, list[object]]:
     terms = {"GTC": GTC, "GTX": GTX, "IOC": IOC, "FOK": FOK}
     table = np.array(
         [
-            (wish["side"] == "buy", float(wish["price"]), float(wish["qty"]) - LOT / 4, terms[wish["tif"]])
+            (wish["side"] == "buy", float(wish["price"]), float(wish["qty"]) - lot / 4, terms[wish["tif"]])
             for wish in wishes
         ]
     )
@@ -75,7 +87,7 @@ def peer(events: Path, orders: Path, model: str) -> dict[str, list[object]]:
             if order.leaves_qty < left[i]:
                 if found[i, 0] == 0:
                     found[i, 2] = order.exch_timestamp
-                found[i, 0] += np.int64(np.round((left[i] - order.leaves_qty) * 1e6))
+                found[i, 0] += np.int64(np.round((left[i] - order.leaves_qty) / lot))
                 found[i, 1], found[i, 3] = order.arr[0].maker, order.exch_timestamp
                 found[i, 4] = order.arr[0].exec_price_tick
                 left[i] = order.leaves_qty
@@ -112,25 +124,65 @@ def peer(events: Path, orders: Path, model: str) -> dict[str, list[object]]:
                     live[i] = True
                 at += 1
 
-    asset = BacktestAsset().data(data).linear_asset(1.0).constant_order_latency(LATENCY, LATENCY)
-    asset = {
-        "risk-averse": lambda: asset.risk_adverse_queue_model(),
-        "log": lambda: asset.log_prob_queue_model(),
-        "power:3": lambda: asset.power_prob_queue_model(3.0),
-    }[model]()
-    asset = asset.partial_fill_exchange().trading_value_fee_model(0.0, 0.0).tick_size(TICK).lot_size(LOT)
-    bt = HashMapMarketDepthBacktest([asset])
-    live, left = np.zeros(len(wishes), np.bool_), table[:, 2].copy()
-    found = np.zeros((len(wishes), 5), np.int64)
-    play(bt, np.array(acts, np.int64), table, live, left, found)
-    return {
-        wishes[i]["order_id"]: [round(q / (LOT * 1e6)), "maker" if maker else "taker", int(a), int(b), int(p)]
-        for i, (q, maker, a, b, p) in enumerate(found.tolist())
-        if q
+    def run(data, model: str) -> Fills:  # type: ignore[no-untyped-def]
+        asset = BacktestAsset().data(data).linear_asset(1.0).constant_order_latency(LATENCY, LATENCY)
+        kind, _, n = model.partition(":")
+        asset = {
+            "risk-averse": asset.risk_adverse_queue_model,
+            "log": asset.log_prob_queue_model,
+            "log2": asset.log_prob_queue_model2,
+            "power": asset.power_prob_queue_model,
+            "power2": asset.power_prob_queue_model2,
+            "power3": asset.power_prob_queue_model3,
+        }[kind](*([float(n)] if n else []))
+        asset = asset.partial_fill_exchange().trading_value_fee_model(0.0, 0.0)
+        bt = HashMapMarketDepthBacktest([asset.tick_size(tick).lot_size(lot)])
+        live, left = np.zeros(len(wishes), np.bool_), table[:, 2].copy()
+        found = np.zeros((len(wishes), 5), np.int64)
+        play(bt, np.array(acts, np.int64), table, live, left, found)
+        return {
+            wishes[i]["order_id"]: [
+                q,
+                "maker" if maker else "taker",
+                int(a),
+                int(b),
+                int(p),
+            ]
+            for i, (q, maker, a, b, p) in enumerate(found.tolist())
+            if q
+        }
+
+    return [{model: run(data, model) for model in models} for data in map(read, files)]
+
+
+def ask(
+    python: str, files: list[Path], orders: Path, models: list[str], tick: float = TICK, lot: float = LOT
+) -> list[dict[str, Fills]]:
+    """Return what peer() says in the environment of *python*."""
+    told = {
+        "files": list(map(str, files)),
+        "orders": str(orders),
+        "models": models,
+        "tick": tick,
+        "lot": lot,
     }
+    command = [python, __file__, "--inside", json.dumps(told)]
+    answer: list[dict[str, Fills]] = json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    )
+    return answer
 
 
-def ours(events: Path, orders: Path, model: str) -> dict[str, list[object]]:
+def why_not(python: str) -> str:
+    """Return why *python* cannot be asked, nothing where it can."""
+    check = "from importlib.metadata import version; print(version('hftbacktest'))"
+    found = subprocess.run([python, "-c", check], capture_output=True, text=True).stdout.strip()
+    if found == "2.4.4":
+        return ""
+    return f"{python} has hftbacktest {found or 'not at all'}, and 2.4.4 is compared with"
+
+
+def ours(events: Path, orders: Path, model: str) -> Fills:
     """Run `tickerml simulate`; return the same, with the first price too."""
     folder = events.parent
     fills = folder / "fills.csv"
@@ -138,7 +190,7 @@ def ours(events: Path, orders: Path, model: str) -> dict[str, list[object]]:
     command += ["--out", fills, "--status", folder / "status.csv", "--profile", "hftbacktest"]
     command += ["--queue", model, "--tick", str(TICK), "--lot", str(LOT)]
     subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
-    found: dict[str, list[object]] = {}
+    found: Fills = {}
     for row in csv.DictReader(fills.open()):
         lots, ts = round(float(row["qty"]) / LOT), int(row["ts_exchange"])
         price = round(float(row["price"]) / TICK)
@@ -151,17 +203,15 @@ def ours(events: Path, orders: Path, model: str) -> dict[str, list[object]]:
 def compare(folder: Path, seed: int, python: str) -> int:
     """Compare every model on both kinds of depth; return how many orders differ."""
     wrong = 0
-    for name in ("events", "events_100ms"):
-        for model in MODELS:
-            files = (folder / f"{name}.csv", folder / "orders.csv")
-            command = [python, __file__, "--inside", model, *map(str, files)]
-            theirs = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            mine = ours(*files, model)
-            ids = [row["order_id"] for row in csv.DictReader(files[1].open())]
+    files, orders = [folder / "events.csv", folder / "events_100ms.csv"], folder / "orders.csv"
+    ids = [row["order_id"] for row in csv.DictReader(orders.open())]
+    for events, answer in zip(files, ask(python, files, orders, list(MODELS)), strict=True):
+        for model, theirs in answer.items():
+            mine = ours(events, orders, model)
             differ = [one for one in ids if mine.get(one) != theirs.get(one)]
             wrong += len(differ)
             equal = f"{len(ids) - len(differ)} of {len(ids)} equal, {len(mine)} filled"
-            print(f"seed {seed}  {name:13} {model:12} {equal}", flush=True)
+            print(f"seed {seed}  {events.stem:13} {model:12} {equal}", flush=True)
             for one in differ[:3]:
                 print(f"  {one}: ours {mine.get(one)}, theirs {theirs.get(one)}")
     return wrong
@@ -173,16 +223,14 @@ def main() -> int:
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--events", type=int, default=60_000)
     parser.add_argument("--orders", type=int, default=300)
-    parser.add_argument("--inside", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--inside", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.inside:
-        model, events, orders = given.inside
-        print(json.dumps(peer(Path(events), Path(orders), model)))
+    if asked := given.inside:
+        files, orders = list(map(Path, asked["files"])), Path(asked["orders"])
+        print(json.dumps(peer(files, orders, asked["models"], asked["tick"], asked["lot"])))
         return 0
-    check = "from importlib.metadata import version; print(version('hftbacktest'))"
-    found = subprocess.run([given.peer, "-c", check], capture_output=True, text=True).stdout.strip()
-    if found != "2.4.4":
-        print(f"skipped: {given.peer} has hftbacktest {found or 'not at all'}, and 2.4.4 is compared with")
+    if reason := why_not(given.peer):
+        print(f"skipped: {reason}")
         return 0
     import market
 
