@@ -36,6 +36,7 @@ from tickerml.kernel import (
     SubmitOrder,
     TimeInForce,
     TimeTick,
+    TournamentMeasured,
 )
 from tickerml.kernel.testing import Harness, Market, instrument, run_with_restarts, spec_of
 from tickerml.plugins import sim_fifo
@@ -483,6 +484,20 @@ def test_what_the_decision_knew_of_its_book_travels_with_the_order() -> None:
     assert [event.passport for event in desk.harness.of(OrderAccepted, OrderFilled)] == [passport, passport]
 
 
+def test_a_fill_says_how_the_exchanges_book_stood_when_it_traded() -> None:
+    desk = Desk()
+    desk.order(0, price=10_010, quantity=12)
+    desk.ask(40, 10_010, 7)  # there before the order
+    desk.bid(60, 9_980, 21)  # its taking is told after these
+    desk.bid(70, 9_990, 0)
+    desk.trade(90, 10_010, 5)
+    desk.tick(400)
+
+    taken, waited = desk.harness.of(OrderFilled)
+    assert (taken.liquidity, taken.fill_mid, taken.fill_spread) == (Liquidity.TAKER, 20_000, 20)
+    assert (waited.liquidity, waited.fill_mid, waited.fill_spread) == (Liquidity.MAKER, 19_990, 30)
+
+
 def test_a_fill_is_logged_with_its_slippage() -> None:
     desk = Desk()
     desk.order(0, price=0)
@@ -744,4 +759,16 @@ def test_offers_one_simulator_that_says_only_what_a_simulator_may() -> None:
     spec = spec_of(sim_fifo)
 
     assert spec.id == PLUGIN
-    assert spec.publishes == (*ORDER_EVENTS, MarkoutMeasured)
+    assert spec.publishes == (*ORDER_EVENTS, MarkoutMeasured, TournamentMeasured)
+
+
+def test_a_state_of_version_2_is_taken_with_its_open_orders() -> None:
+    desk, late = Desk(), Desk()
+    desk.order(0)
+    desk.bid(60, 9_990, 20)
+    lanes, *rest = msgspec.msgpack.decode(desk.simulator.snapshot())
+    before = msgspec.msgpack.encode([[lane[:5] for lane in lanes], *rest[:3]])
+    late.simulator.restore(late.simulator.migrate(before, 2))
+
+    assert [order["order_id"] for order in late.simulator.open_orders()] == ["a"]
+    assert late.simulator.open_orders() == desk.simulator.open_orders()

@@ -160,6 +160,10 @@ class L3Book:
         """Return the price of an order. Raises: ValueError: it is not in the book."""
         return self._place(order_id).price
 
+    def orders_at(self, side: Side, price: int) -> dict[str, int]:
+        """Return the lots of the orders at *price* by id, the first in line first."""
+        return dict(self._sides[side].queues.get(price, {}))
+
     def queues(self, side: Side, depth: int) -> Iterator[tuple[int, dict[str, int]]]:
         """Yield (price, lots by order, the first in line first) of the best *depth* prices, best first."""
         chosen = self._sides[side]

@@ -24,7 +24,7 @@ own, and ghosts, listeners and quotes draw nothing: none of them changes what ha
 
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -381,6 +381,14 @@ class SyntheticMarket:
             names = ", ".join(f"{known} {listed}" for known, listed in self._by_name)
             raise ValueError(f"expected one of {names}; was {exchange} {symbol}")
         return market.traders.book
+
+    def orders_at(self, exchange: str, symbol: str, side: Side, price: int) -> Mapping[int, int]:
+        """
+        Return the lots of the orders that rest at *price* ticks by id, the first in line first.
+
+        Raises: ValueError: no such market.
+        """
+        return self.fifo_book(exchange, symbol).side(side).queues.get(price, {})
 
     def true_queue(self, exchange: str, symbol: str, price: int, order_id: int) -> QueuePlace:
         """

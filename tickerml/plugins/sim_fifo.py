@@ -3,8 +3,9 @@ The execution simulator: plays every exchange to our orders.
 
 The rules of matching are in matching.py; this is about time. An order reaches its
 exchange after an entry latency and the answer reaches us after a response latency,
-both drawn per order from the exchange's distribution, and neither overtakes: each
-exchange is one session, first in, first out.
+both drawn per order from the exchange's distribution (latency.py), and neither overtakes:
+each exchange is one session, first in, first out. An order that would be too long on its way
+is given up: the exchange never sees it, and it is rejected when that time is over.
 
     us         send                        learn
                  \\ entry            response /
@@ -39,10 +40,10 @@ from tickerml.kernel import (
     CancelOrder,
     ChecksumFailed,
     Context,
+    FeedEnded,
     FeedLost,
     Instrument,
     MarkoutMeasured,
-    Options,
     OrderAccepted,
     OrderCanceled,
     OrderExpired,
@@ -54,10 +55,16 @@ from tickerml.kernel import (
     SequenceGap,
     SimulatorSpec,
     Timer,
+    TournamentMeasured,
     Trade,
     hookimpl,
 )
 
+from . import core_book
+from . import core_state as cs
+from .calibrate_option import CalibratedQueue
+from .fees import charged, check_tiers
+from .latency import FEED, RESPONSE, Latencies, LatencyOptions
 from .matching import (
     EngineState,
     MatchingEngine,
@@ -66,32 +73,22 @@ from .matching import (
     exchange_time,
 )
 from .queue_models import NAMES, queue_model
+from .tournament_contest import Contest, ContestState, check_model
 
-#: One way, in ms: the seed's ranges, read as pessimistically as they can be.
-LATENCY_MS = {
-    "binanceus": (50, 100),
-    "coinbase": (100, 200),
-    "kraken": (150, 300),
-    "kucoin": (80, 180),
-}
-OTHER_LATENCY_MS = (50, 150)
-
-_Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=2500)]
+MEASURE_NS = 60 * NS_PER_S  # from one word on the tournament to the next
+_TOURNAMENT = "tournament"  # the key of its timer
 
 
-class SimFifoOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How slow the exchanges are, and how they treat a queue."""
+class SimFifoOptions(LatencyOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How slow and how dear the exchanges are, and how they treat a queue."""
 
-    latency_ms: Annotated[
-        dict[str, tuple[_Milliseconds, _Milliseconds]],
+    fee_tier: Annotated[
+        dict[str, str],
         msgspec.Meta(
-            description="lowest and highest one-way latency by exchange, in ms, where it is not to be "
-            "binanceus 50-100, coinbase 100-200, kraken 150-300, kucoin 80-180, others 50-150"
+            description='the fee tier by exchange, such as kraken = "50k", where it is not the one that '
+            "everybody enters by"
         ),
     ] = msgspec.field(default_factory=dict)
-    spike_probability: Annotated[
-        float, msgspec.Meta(ge=0, le=1, description="how often a latency is twice what was drawn")
-    ] = 0.05
     quiet_ms: Annotated[
         int,
         msgspec.Meta(
@@ -102,10 +99,24 @@ class SimFifoOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=T
         str,
         msgspec.Meta(
             pattern=NAMES,
-            description="who leaves when a level shrinks: risk-averse (those behind us), log, power:n or "
-            "uniform (anybody)",
+            description="who leaves when a level shrinks: risk-averse (those behind us), by-size (whoever "
+            "had the size that left), log, power:n or uniform (anybody)",
         ),
     ] = "risk-averse"
+    queue_models: Annotated[
+        dict[str, CalibratedQueue],
+        msgspec.Meta(
+            description="the queue model by exchange, where it is not to be queue_model, such as "
+            'kraken.model = "log"; `tickerml calibrate` measures and writes them'
+        ),
+    ] = msgspec.field(default_factory=dict)
+    tournament: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(
+            description="fill models to simulate beside the real one, for comparison: queue models, touch, "
+            "cross; each costs more than the real one does"
+        ),
+    ] = ()
     self_trade: Annotated[
         SelfTrade,
         msgspec.Meta(
@@ -134,9 +145,10 @@ class SimFifoOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = (1, 10, 60)
 
     def __post_init__(self) -> None:
-        for exchange, (low, high) in self.latency_ms.items():
-            if low > high:
-                raise ValueError(f"latency_ms.{exchange} must be [lowest, highest], was [{low}, {high}]")
+        super().__post_init__()
+        check_tiers(self.fee_tier)
+        for model in self.tournament:
+            check_model(model)
 
 
 class _Arrival(msgspec.Struct, frozen=True, array_like=True):
@@ -151,6 +163,7 @@ class _LaneState(msgspec.Struct, frozen=True, array_like=True):
     clock: int
     arrivals: list[_Arrival]
     engine: EngineState
+    contest: ContestState | None = None
 
 
 class _SessionState(msgspec.Struct, frozen=True, array_like=True):
@@ -170,6 +183,8 @@ class _State(msgspec.Struct, frozen=True, array_like=True):
     sessions: list[_SessionState]
     markouts: dict[str, _Markout]
     markout_count: int
+    is_measuring: bool = False
+    timeouts: dict[str, OrderSubmitted] = {}
 
 
 class _Lane:
@@ -198,12 +213,15 @@ class FifoSimulator:
     def __init__(self, ctx: Context, options: SimFifoOptions) -> None:
         self._ctx = ctx
         self._options = options
-        self._queue = queue_model(options.queue_model)
+        self._latencies = Latencies(options, ctx.uniform)
+        self._timeout_ns = options.timeout_ms * NS_PER_MS
         self._quiet_ns = options.quiet_ms * NS_PER_MS
         self._lanes: dict[tuple[str, str], _Lane] = {}
         self._sessions: dict[str, _Session] = {}
         self._markouts: dict[str, _Markout] = {}
         self._markout_count = 0
+        self._is_measuring = False
+        self._timeouts: dict[str, OrderSubmitted] = {}  # given up, by the key of their timer
 
     def open_orders(self) -> list[dict[str, Any]]:
         """Return the orders that rest at the exchanges now: prices in ticks, quantities in lots."""
@@ -224,7 +242,10 @@ class FifoSimulator:
     # --- The market -------------------------------------------------------------------------------
 
     def on_instrument(self, instrument: Instrument) -> None:
-        self._lane(instrument.exchange, instrument.symbol).engine.instrument = instrument
+        self._lane(instrument.exchange, instrument.symbol).engine.instrument = self._charged(instrument)
+
+    def _charged(self, instrument: Instrument) -> Instrument:
+        return charged(instrument, self._options.fee_tier.get(instrument.exchange, ""))
 
     def on_book_snapshot(self, snapshot: BookSnapshot) -> None:
         lane = self._lane(snapshot.exchange, snapshot.symbol)
@@ -264,7 +285,8 @@ class FifoSimulator:
 
     def _open_lane(self, exchange: str, symbol: str) -> _Lane:
         engine = self._engine(exchange, symbol)
-        engine.instrument = self._ctx.instrument(exchange, symbol)
+        if listed := self._ctx.instrument(exchange, symbol):
+            engine.instrument = self._charged(listed)
         # A simulator that joins a running host finds the book already built.
         known = self._ctx.book(exchange, symbol)
         if known.state is BookState.VALID:
@@ -273,15 +295,18 @@ class FifoSimulator:
         return lane
 
     def _engine(self, exchange: str, symbol: str) -> MatchingEngine:
-        return MatchingEngine(
-            exchange,
-            symbol,
-            queue=self._queue,
-            self_trade=self._options.self_trade,
-            toxic_position=self._options.toxic_position,
-            protection_bps=self._options.protection_bps,
-            reprice=self._options.reprice_post_only,
-        )
+        options = self._options
+        calibrated = options.queue_models.get(exchange)
+        model = calibrated.model if calibrated else options.queue_model
+        settings: dict[str, Any] = {
+            "self_trade": options.self_trade,
+            "toxic_position": options.toxic_position,
+            "protection_bps": options.protection_bps,
+            "reprice": options.reprice_post_only,
+        }
+        if options.tournament:
+            return Contest(exchange, symbol, own=model, models=options.tournament, **settings)
+        return MatchingEngine(exchange, symbol, queue=queue_model(model), **settings)
 
     def _advance(self, lane: _Lane, message: BookSnapshot | BookDelta | Trade) -> int:
         # The exchange's time of *message*, with every command that arrived before it applied.
@@ -307,7 +332,7 @@ class FifoSimulator:
         self._send(self._lane(command.exchange, command.symbol), command, "replace")
 
     def _is_on_its_way(self, lane: _Lane, order_id: str) -> bool:
-        return any(
+        return _timeout(order_id) in self._timeouts or any(
             arrival.command.order_id == order_id
             for arrival in lane.arrivals
             if isinstance(arrival.command, OrderSubmitted)
@@ -315,22 +340,36 @@ class FifoSimulator:
 
     def _send(self, lane: _Lane, command: OrderSubmitted | CancelOrder | ReplaceOrder, leg: str) -> None:
         session, now = self._session(command.exchange), self._ctx.clock.now()
-        at = now + self._latency_ns(command.exchange, command.order_id, leg)
-        at = session.last_arrival = max(at, session.last_arrival)
+        at = max(now + self._drawn_ns(command, leg, now), session.last_arrival)
+        if isinstance(command, OrderSubmitted) and at - now > self._timeout_ns:
+            return self._give_up(command, now + self._timeout_ns)
+        session.last_arrival = at
         lane.arrivals.append(_Arrival(at, command, at - now))
         self._ctx.set_timer(at + self._quiet_ns, f"arrival {command.exchange} {command.symbol}")
+        if self._options.tournament and not self._is_measuring:
+            self._plan_measure(now)
 
     def _session(self, exchange: str) -> _Session:
         if (session := self._sessions.get(exchange)) is None:
             session = self._sessions[exchange] = _Session()
         return session
 
-    def _latency_ns(self, exchange: str, order_id: str, leg: str) -> int:
-        default = LATENCY_MS.get(exchange, OTHER_LATENCY_MS)
-        low, high = self._options.latency_ms.get(exchange, default)
-        drawn = low + (high - low) * self._ctx.uniform(order_id, leg)
-        is_spike = self._ctx.uniform(order_id, leg, "spike") < self._options.spike_probability
-        return int(drawn * NS_PER_MS) * (2 if is_spike else 1)
+    def _drawn_ns(self, command: OrderSubmitted | CancelOrder | ReplaceOrder, leg: str, now: int) -> int:
+        exchange, order_id = command.exchange, command.order_id
+        drawn = self._latencies.drawn_ns(exchange, order_id, leg, now)
+        book = self._ctx.book(exchange, command.symbol)
+        if book.ts_event in (0, book.ts_recv):  # nobody says when the data came that this was decided on
+            drawn += self._latencies.drawn_ns(exchange, order_id, FEED, now)
+        return drawn
+
+    def _give_up(self, order: OrderSubmitted, at: int) -> None:
+        key = _timeout(order.order_id)
+        self._timeouts[key] = order
+        self._ctx.set_timer(at, key)
+
+    def _time_out(self, order: OrderSubmitted, at: int) -> None:
+        reason = f"timed out: not at the exchange within {self._options.timeout_ms} ms"
+        self._ctx.publish(OrderRejected(at, at, order.order_id, order.exchange, order.symbol, reason))
 
     def _apply_arrivals(self, lane: _Lane, until: int) -> None:
         arrivals, engine = lane.arrivals, lane.engine
@@ -360,10 +399,16 @@ class FifoSimulator:
         now = self._ctx.clock.now()
         for event in events:
             session = self._session(event.exchange)
-            due = event.ts_event + self._latency_ns(event.exchange, event.order_id, "response")
-            due = session.last_response = max(now, due, session.last_response)
-            session.responses.append(msgspec.structs.replace(event, ts_recv=due))
+            back = self._latencies.drawn_ns(event.exchange, event.order_id, RESPONSE, event.ts_event)
+            due = session.last_response = max(now, event.ts_event + back, session.last_response)
+            market = self._market_of(event) if isinstance(event, OrderFilled) else {}
+            session.responses.append(msgspec.structs.replace(event, ts_recv=due, **market))
             self._ctx.set_timer(due, f"response {event.exchange}", priority=2)
+
+    def _market_of(self, fill: OrderFilled) -> dict[str, int]:
+        core = self._lane(fill.exchange, fill.symbol).engine.core
+        bid, ask = core_book.best_price(core, cs.BID), core_book.best_price(core, cs.ASK)
+        return {"fill_mid": bid + ask, "fill_spread": ask - bid} if 0 < bid < ask else {}
 
     def on_timer(self, timer: Timer) -> None:
         kind, _, rest = timer.key.partition(" ")
@@ -372,6 +417,11 @@ class FifoSimulator:
         elif kind == "arrival":
             exchange, _, symbol = rest.partition(" ")
             self._apply_arrivals(self._lane(exchange, symbol), timer.ts - self._quiet_ns)
+        elif kind == "timeout":
+            self._time_out(self._timeouts.pop(timer.key), timer.ts)
+        elif kind == _TOURNAMENT:
+            self._is_measuring = False
+            self._measure_tournament()
         else:
             self._measure(self._markouts.pop(timer.key))
 
@@ -424,24 +474,67 @@ class FifoSimulator:
             )
         )
 
+    # --- The tournament ---------------------------------------------------------------------------
+
+    def on_feed_ended(self, ended: FeedEnded) -> None:
+        self._measure_tournament()
+
+    def _plan_measure(self, now: int) -> None:
+        self._is_measuring = True
+        self._ctx.set_timer((now // MEASURE_NS + 1) * MEASURE_NS, _TOURNAMENT)
+
+    def _measure_tournament(self) -> None:
+        if not self._options.tournament:
+            return
+        now = self._ctx.clock.now()
+        for (exchange, symbol), lane in self._lanes.items():
+            if isinstance(lane.engine, Contest):
+                book = self._ctx.book(exchange, symbol)
+                if measured := lane.engine.measure(now, book.mid2 if book.is_trusted else 0):
+                    self._ctx.publish(measured)
+        if not self._is_measuring:
+            self._plan_measure(now)
+
     # --- State ------------------------------------------------------------------------------------
 
     def snapshot(self) -> bytes:
         lanes = [
-            _LaneState(exchange, symbol, lane.clock, list(lane.arrivals), lane.engine.state())
+            _LaneState(
+                exchange,
+                symbol,
+                lane.clock,
+                list(lane.arrivals),
+                lane.engine.state(),
+                lane.engine.contest_state() if isinstance(lane.engine, Contest) else None,
+            )
             for (exchange, symbol), lane in self._lanes.items()
         ]
         sessions = [
             _SessionState(exchange, session.last_arrival, session.last_response, list(session.responses))
             for exchange, session in self._sessions.items()
         ]
-        return msgspec.msgpack.encode(_State(lanes, sessions, self._markouts, self._markout_count))
+        return msgspec.msgpack.encode(
+            _State(
+                lanes,
+                sessions,
+                self._markouts,
+                self._markout_count,
+                self._is_measuring,
+                self._timeouts,
+            )
+        )
+
+    def migrate(self, state: bytes, version: int) -> bytes:
+        """Take the state of version 2: it is this one without its last fields, which have defaults."""
+        return state
 
     def restore(self, state: bytes) -> None:
         saved = msgspec.msgpack.decode(state, type=_State)
         for record in saved.lanes:
             engine = self._engine(record.exchange, record.symbol)
             engine.restore(record.engine)
+            if isinstance(engine, Contest):
+                engine.restore_contest(record.contest)
             lane = self._lanes[record.exchange, record.symbol] = _Lane(engine)
             lane.clock = record.clock
             lane.arrivals.extend(record.arrivals)
@@ -452,6 +545,12 @@ class FifoSimulator:
             session.responses.extend(connection.responses)
         self._markouts = saved.markouts
         self._markout_count = saved.markout_count
+        self._is_measuring = saved.is_measuring
+        self._timeouts = saved.timeouts
+
+
+def _timeout(order_id: str) -> str:
+    return f"timeout {order_id}"
 
 
 @hookimpl
@@ -462,7 +561,7 @@ def tickerml_simulators() -> list[SimulatorSpec]:
             id="sim-fifo",
             factory=FifoSimulator,
             options=SimFifoOptions,
-            state_version=2,
+            state_version=3,
             publishes=(
                 OrderAccepted,
                 OrderRejected,
@@ -471,6 +570,7 @@ def tickerml_simulators() -> list[SimulatorSpec]:
                 OrderCanceled,
                 OrderExpired,
                 MarkoutMeasured,
+                TournamentMeasured,
             ),
             summary="plays every exchange: price-time priority, queue position, latency both ways, mark-outs",
         )
