@@ -11,11 +11,13 @@ from tickerml.kernel import (
     FeedConnected,
     FeedEnded,
     HaltTrading,
+    HostStarted,
     HostStopped,
     RiskVerdict,
     Side,
     TimeTick,
     Trade,
+    TradingHalted,
     codec,
     control,
     status,
@@ -261,6 +263,26 @@ def test_what_the_journal_lost_halts_trading_before_anything_is_traded():
     (halt,) = world.of(HaltTrading)
 
     assert halt == HaltTrading(halt.ts_recv, "journal", "the journal lost seq 5 to 9")
+
+
+@pytest.mark.parametrize("level", [0, 3])
+def test_a_gate_that_begins_anew_is_told_of_the_halt_that_holds(level):
+    world = World()
+    if level:
+        halted = TradingHalted(1, "risk-drawdown", "drawdown 26.00 % >= 25.00 %: stop", level)
+        world.kernel.sequencer.summary.add(halted, codec.encode(halted))
+    gate = control.Component("gate", "gate", ["TradingHalted"])
+
+    world.start("archive")
+    world.start("rules")
+    world.kernel.tick()
+    world.start("trade")
+    assert world.of(HaltTrading) == []  # there is no gate in it yet
+    world.say(b"trade", control.Present("trade", [gate], {}))
+
+    told = [(each.source, each.reason, each.level) for each in world.of(HaltTrading)]
+    assert told == [("risk-drawdown", "drawdown 26.00 % >= 25.00 %: stop", 3)] * bool(level)
+    assert isinstance(world.published[-1], HaltTrading if level else HostStarted)
 
 
 # --- Alive means trading --------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from tickerml.kernel import (
     NS_PER_S,
+    UNIT,
+    Balance,
     BookStale,
     BookState,
     CancelOrder,
@@ -28,6 +30,8 @@ from tickerml.kernel import (
     PluginFailed,
     PortfolioSnapshot,
     Position,
+    PositionLiquidated,
+    RequestTransfer,
     ResumeTrading,
     RiskRuleSpec,
     RiskVerdict,
@@ -40,6 +44,8 @@ from tickerml.kernel import (
     TradingHalted,
     TradingResumed,
     TradingState,
+    TransferEnded,
+    TransferSubmitted,
 )
 from tickerml.kernel.gate import DEADLINE_NS, GATE, gate_spec
 from tickerml.kernel.testing import Harness, Market, instrument, run_with_restarts
@@ -422,8 +428,8 @@ def holding(*positions, account="main"):
     )
 
 
-def market(bid=1000, ask=1010):
-    return Market().book(START, bids=[(bid, 99)], asks=[(ask, 99)])
+def market(bid=1000, ask=1010, symbol="BTC/USDT"):
+    return Market(symbol=symbol).book(START, bids=[(bid, 99)], asks=[(ask, 99)])
 
 
 def trading(*rules, **instrument_fields):
@@ -508,6 +514,22 @@ def test_flattening_waits_for_the_end_of_what_is_open_and_tries_again_until_all_
     assert harness.send(last, TimeTick(START + 9 * NS_PER_S)) == []
 
 
+def test_an_open_order_keeps_everything_back_that_it_may_take_from():
+    harness = trading()
+    harness.send(instrument(symbol="BTC/USD", tick="1", lot="0.01"), market(symbol="BTC/USD"))
+    harness.send(holding(("BTC/USDT", 20), ("BTC/USD", 7)), order("offer", 5))
+
+    assert [type(each) for each in harness.send(HaltTrading(START, "x", "", 3))] == [
+        TradingHalted,
+        CancelOrder,
+    ]
+    sold = harness.send(
+        OrderCanceled(START, 0, "offer", "test", "BTC/USDT", 5, "halt"), TimeTick(START + NS_PER_S + 1)
+    )
+
+    assert [(each.symbol, each.quantity) for each in sold] == [("BTC/USD", 7), ("BTC/USDT", 20)]
+
+
 def test_a_short_contract_is_bought_back():
     harness = gate_with()
     perp = msgspec.structs.replace(instrument(tick="1", lot="0.01"), contract="linear")
@@ -575,16 +597,15 @@ def test_where_time_is_the_datas_it_is_no_measure_of_how_long_a_host_was_dead():
     assert state_of(harness) is TradingState.ACTIVE
 
 
-@pytest.mark.parametrize("is_halted", [False, True])
-def test_a_gate_of_one_level_hands_on_its_halt_and_its_orders(is_halted):
+def test_a_gate_that_knew_no_balances_hands_on_its_halt_and_its_orders():
     harness = gate_with()
     (submitted,) = harness.send(order())
-    old = {"is_halted": is_halted, "halted_by": "person", "halt_reason": "lunch", "open": {"o-1": submitted}}
+    old = {"level": 3, "halted_by": "person", "halt_reason": "lunch", "open": {"o-1": submitted}}
 
     gate = harness.bus.component(GATE)
-    gate.restore(gate.migrate(msgspec.msgpack.encode(old), 1))
+    gate.restore(gate.migrate(msgspec.msgpack.encode(old), 2))
 
-    assert gate.level is (HaltLevel.CANCEL if is_halted else HaltLevel.RUN)
+    assert gate.level is HaltLevel.FLATTEN
     assert open_ids(harness) == ["o-1"]
 
 
@@ -672,6 +693,139 @@ def test_no_sequence_of_reduce_only_orders_and_fills_ever_flips_or_grows_a_posit
                 del live[order_id]
         assert abs(held) <= abs(start)
         assert held * start >= 0
+
+
+# --- What is left of an order -----------------------------------------------------------------------
+
+
+def small(rules, **exchange):
+    """A gate whose exchange takes no fewer than 5 lots, or what *exchange* says, at a price of 101."""
+    harness = gate_with(*rules)
+    least = msgspec.structs.replace(instrument(tick="1", lot="0.01"), **(exchange or {"min_quantity": 5}))
+    harness.send(least, market())
+    return harness
+
+
+def test_what_a_rule_leaves_too_little_of_is_denied_by_that_rule_and_says_what_the_exchange_takes():
+    harness = small(("rule-a", "rule-b"))
+
+    (denied,) = harness.send(order(), verdict("rule-a", 4), verdict("rule-b", 8))
+
+    assert (denied.rule, denied.reason) == ("rule-a", "4 of 10 lots are left, and test takes no fewer than 5")
+    assert open_ids(harness) == []
+
+
+def test_too_little_money_is_too_little_as_well():
+    harness = small(("rule-a",), min_notional=5 * UNIT)
+
+    (denied,) = harness.send(order(), verdict("rule-a", 4))
+
+    assert denied.reason == "4 of 10 lots are left, and test takes no less than 5 USDT, was 4.04 USDT"
+    (passed,) = harness.send(order("o-2"), verdict("rule-a", 5, "o-2"))
+    assert passed.quantity == 5
+
+
+def test_a_market_order_is_worth_what_the_other_side_asks():
+    harness = small(("rule-a",), min_notional=40 * UNIT)
+    wish = msgspec.structs.replace(order(), order_type=OrderType.MARKET, price=0)  # sold at a bid of 1000
+
+    (denied,) = harness.send(wish, verdict("rule-a", 3))
+    assert denied.reason.endswith("was 30 USDT")
+    (passed,) = harness.send(wish, verdict("rule-a", 4))
+    assert passed.quantity == 4
+
+
+def test_what_a_strategy_wished_for_itself_the_exchange_may_refuse():
+    (passed,) = small(("rule-a",)).send(order(quantity=3), verdict("rule-a", 3))
+
+    assert passed.quantity == 3
+
+
+def test_what_reduce_only_leaves_too_little_of_is_denied_by_the_gate():
+    harness = small(("rule-a",))
+    harness.send(holding(("BTC/USDT", 4)))
+
+    (denied,) = harness.send(msgspec.structs.replace(order(), reduce_only=True), verdict("rule-a", 10))
+
+    assert (denied.rule, denied.reason) == (GATE, "4 of 10 lots are left, and test takes no fewer than 5")
+
+
+@given(st.permutations([("rule-a", 4), ("rule-b", 4), ("rule-c", 7)]))
+def test_who_is_named_for_too_little_does_not_depend_on_who_answers_first(verdicts):
+    harness = small(RULES)
+
+    (denied,) = harness.send(order(), *[verdict(rule, quantity) for rule, quantity in verdicts])
+
+    assert denied.rule == "rule-a"
+
+
+# --- Transfers --------------------------------------------------------------------------------------
+
+
+def transfer(amount=3, account="main", source="test", destination="away"):
+    return RequestTransfer(
+        START, "t-1", account, "USDT", source, destination, amount * UNIT, "too little there"
+    )
+
+
+def funded():
+    """A gate that knows of 3 USDT free, and 9 held, on one exchange."""
+    harness = gate_with()
+    snapshot = msgspec.structs.replace(holding(), balances=[Balance("test", "USDT", 3 * UNIT, 9 * UNIT)])
+    harness.send(snapshot)
+    return harness
+
+
+def test_a_transfer_within_what_is_free_is_handed_on_as_it_was_asked_for():
+    (passed,) = funded().send(transfer())
+
+    assert passed == TransferSubmitted(
+        START, "t-1", "main", "USDT", "test", "away", 3 * UNIT, "too little there"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wish", "reason"),
+    [
+        (transfer(4), "at most what is free, 3 USDT on test, was 4 USDT"),
+        (transfer(0), "must be more than 0"),
+        (transfer(-1), "must be more than 0"),
+        (transfer(source="away", destination="test"), "what is free, 0 USDT on away"),
+        (transfer(account="other"), "nothing is known of account other"),
+        (transfer(destination="test"), "must go to another exchange, was from test to test"),
+    ],
+)
+def test_a_transfer_that_may_not_be_ends_at_once_with_the_reason(wish, reason):
+    (ended,) = funded().send(wish)
+
+    assert isinstance(ended, TransferEnded)
+    assert (ended.transfer_id, ended.received) == ("t-1", 0)
+    assert reason in ended.reason
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_nothing_is_transferred_while_trading_is_halted(level):
+    harness = funded()
+    harness.send(HaltTrading(START, "person", "lunch", level))
+
+    (ended,) = harness.send(transfer())
+    assert (ended.received, ended.reason) == (0, "trading is halted by person: lunch")
+
+    harness.send(RESUME)
+    assert [type(each) for each in harness.send(transfer())] == [TransferSubmitted]
+
+
+# --- Liquidation ------------------------------------------------------------------------------------
+
+
+def test_orders_in_a_contract_that_its_exchange_has_closed_are_canceled_and_no_others():
+    harness = trading()
+    harness.send(order("here"), msgspec.structs.replace(order("there"), symbol="ETH/USDT"))
+    gone = PositionLiquidated(START, "main", "test", "BTC/USDT", 9, 99, "USDT", 0, 0, 0, 0)
+
+    assert harness.send(msgspec.structs.replace(gone, account="other")) == []
+    (canceled,) = harness.send(gone)
+    assert (canceled.order_id, canceled.reason) == ("here", "liquidation")
 
 
 # --- Together ---------------------------------------------------------------------------------------

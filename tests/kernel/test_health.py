@@ -154,6 +154,9 @@ def test_failed_plugins_lost_feeds_and_a_failed_journal_are_conditions():
     assert health.of_feeds({"binanceus": "silent"}) == [
         Condition("binanceus", "feed lost: silent", about="feed")
     ]
+    assert health.of_channels({"binanceus BTC/USD trade": "none"}) == [
+        Condition("binanceus BTC/USD trade", "channel lost: none", about="channel")
+    ]
     assert health.of_journal(None) == []
     well = Health()
     assert well.update(1, health.of_journal(StoreFull("the journal is full"))) is State.HALTED

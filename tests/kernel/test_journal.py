@@ -32,7 +32,7 @@ from tickerml.kernel.journal import (
     pack_record,
     unpack_record,
 )
-from tickerml.kernel.records import NO_DIGEST, checkpoint_digest
+from tickerml.kernel.records import NO_DIGEST, checkpoint_digest, checkpoint_key, split_checkpoint_key
 from tickerml.testing.disk import Disk, Trouble
 
 EVERYTHING = 2**62
@@ -811,3 +811,13 @@ def test_a_clock_that_jumps_ahead_drops_nothing_that_is_still_hot(tmp_path):
 
 def test_a_damaged_checkpoint_has_the_digest_of_none() -> None:
     assert checkpoint_digest(b"trade", bytes(200)) == NO_DIGEST
+
+
+@given(st.text(max_size=20).filter(lambda host: "\0" not in host), st.integers(0, 2**64 - 1))
+def test_a_checkpoint_is_found_by_its_host_and_its_position(host, position):
+    assert split_checkpoint_key(checkpoint_key(host, position)) == (host, position)
+
+
+@pytest.mark.parametrize("key", [b"", b"market", b"market" + bytes(7), b"\xff" + bytes(9), b"\1" * 12])
+def test_bytes_that_are_no_key_of_a_checkpoint_are_none(key):
+    assert split_checkpoint_key(key) is None

@@ -177,6 +177,28 @@ def test_money_is_that_of_the_last_snapshot_and_unknown_before_there_is_one():
     assert (report["max_drawdown"], report["currency"]) == (0.25, "USDT")
 
 
+def test_money_is_that_of_all_accounts_and_of_each_whoever_spoke_last():
+    mine, theirs = (
+        portfolio(99 * UNIT),
+        msgspec.structs.replace(portfolio(90 * UNIT), account="other", opening=110 * UNIT, max_drawdown=0.5),
+    )
+
+    report, turned = (summarize(order).report() for order in ([mine, theirs], [theirs, mine]))
+
+    assert (report["equity"], report["opening"], report["fees"], report["max_drawdown"]) == (
+        "189.00000000",
+        "210.00000000",
+        "6.00000000",
+        0.5,
+    )
+    assert report["accounts"]["paper"]["equity"] == "99.00000000"
+    assert (report["accounts"]["other"]["opening"], list(report["accounts"])) == (
+        "110.00000000",
+        ["other", "paper"],
+    )
+    assert turned == report
+
+
 def test_a_feed_that_starts_again_counts_on_from_what_it_had_seen():
     stream = [feed(100, 2, 1), feed(250, 3, 1), feed(10, 1, 0), feed(40, 1, 2)]
 
@@ -213,9 +235,13 @@ def test_markouts_are_averaged_by_horizon():
 
 def test_a_halt_is_reported_until_trading_resumes():
     halted = m.TradingHalted(1, "risk-drawdown", "25 %")
-    assert summarize([halted]).halted_by == "risk-drawdown: 25 %"
+    summary = summarize([halted])
+    assert (summary.halted_by, summary.level) == ("risk-drawdown: 25 %", 2)
+    assert summary.report()["halt_level"] == 2
+    assert summarize([halted, m.TradingHalted(1, "operator", "enough", 3)]).level == 3
 
-    assert summarize([halted, m.TradingResumed(2, "operator", "ok")]).halted_by == ""
+    resumed = summarize([halted, m.TradingResumed(2, "operator", "ok")])
+    assert (resumed.halted_by, resumed.level) == ("", 0)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +255,14 @@ def test_a_failed_plugin_is_reported_with_where_and_why():
     failed = m.PluginFailed(1, "recorder", "store", "on_trade", "OSError: disk full")
 
     assert summarize([failed]).report()["failed_plugins"] == {"recorder": "on_trade: OSError: disk full"}
+
+
+def test_a_channel_is_lost_until_it_resumes():
+    lost = [m.ChannelLost(n, "kraken", symbol, "trade", 9, "none") for n, symbol in enumerate(("A/B", "C/D"))]
+    back = m.ChannelResumed(3, "kraken", "A/B", "trade", 12)
+
+    assert summarize([*lost, back]).channels == {"kraken C/D trade": "none"}
+    assert summarize([back], summarize(lost).to_bytes()).channels == {"kraken C/D trade": "none"}
 
 
 def test_a_new_session_begins_with_nothing_failed_but_what_ended_stays_ended():

@@ -25,12 +25,12 @@ from tickerml.kernel import (
     OrderSubmitted,
     OrderType,
     PortfolioSnapshot,
-    RequestTransfer,
     Side,
     TimeInForce,
     TimeTick,
     TransferEnded,
     TransferStarted,
+    TransferSubmitted,
     to_units,
 )
 from tickerml.kernel.testing import Harness, Market, instrument, run_with_restarts
@@ -244,7 +244,7 @@ TERMS = {"USDT": {"min_fee": "1", "max_fee": "5", "min_s": 60, "max_s": 600}, "B
 
 
 def request(ts: int, key: str = "t", asset: str = "USDT", to: str = "perp", amount: str = "100") -> Message:
-    return RequestTransfer(ts, key, "paper", asset, "test", to, to_units(amount))
+    return TransferSubmitted(ts, key, "paper", asset, "test", to, to_units(amount))
 
 
 def test_a_transfer_takes_time_and_a_fee_within_its_terms_and_arrives_whole():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tickerml.kernel import UNIT, Side
+from tickerml.kernel import UNIT, PositionLiquidated, Side
 from tickerml.risk import cooldown as plugin
 
 from .trading import MIN, filled, judge, order, rule
@@ -25,7 +25,9 @@ def test_a_loss_pauses_its_symbol_for_five_minutes():
     assert judge(kept, order(7, ts=10 + 5 * MIN)).quantity == 7
 
 
-@pytest.mark.parametrize(("outcomes", "allowed"), [("LLLL", 7), ("LLLLL", 0), ("LLWLLL", 7)])
+@pytest.mark.parametrize(
+    ("outcomes", "allowed"), [("LLLL", 7), ("LLLLL", 0), ("LLWLLL", 7), ("WLLLL", 7), ("WLLLLL", 0)]
+)
 def test_five_losses_in_a_row_pause_the_strategy_for_an_hour(outcomes, allowed):
     kept = rule(plugin, after_loss_min=0)
     for outcome in outcomes:
@@ -33,6 +35,15 @@ def test_five_losses_in_a_row_pause_the_strategy_for_an_hour(outcomes, allowed):
 
     assert judge(kept, order(7, ts=10, symbol="ETH/USDT")).quantity == allowed
     assert judge(kept, order(7, ts=10 + 60 * MIN)).quantity == 7
+
+
+def test_a_trade_that_only_broke_even_is_no_loss():
+    kept = rule(plugin, after_loss_min=0)
+    for _ in range(4):
+        trade(kept, 10, won=False)
+    kept.send(filled(10, 100, ts=10), filled(10, 100, SELL, ts=10))
+
+    assert judge(kept, order(7, ts=10)).quantity == 7
 
 
 def test_a_trade_is_over_when_the_position_is_flat_and_its_fees_count():
@@ -66,3 +77,15 @@ def test_a_trade_that_ends_where_it_began_lost_nothing():
     kept.send(filled(10, 100, ts=5), filled(10, 100, SELL, ts=5))
 
     assert judge(kept, order(7, ts=6)).quantity == 7
+
+
+def test_a_position_that_its_exchange_has_closed_by_force_is_a_trade_that_lost():
+    kept = rule(plugin)
+    perp = {"symbol": "BTC/USDT:USDT", "exchange": "perp"}
+    kept.send(filled(10, 100, ts=5, **perp), filled(5, 100, ts=5, strategy="t", **perp))
+    kept.send(PositionLiquidated(6, "paper", "perp", "BTC/USDT:USDT", 15, 101, "USDT", 0, 30 * UNIT, 0, 0))
+
+    # It was sold for more than it had cost, and 20 and 10 of the fee of 30 are theirs.
+    for strategy in ("s", "t"):
+        assert judge(kept, order(7, ts=6, strategy=strategy, **perp)).quantity == 0
+    assert judge(kept, order(7, ts=6, strategy="u", **perp)).quantity == 7

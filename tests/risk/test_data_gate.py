@@ -7,6 +7,9 @@ from tickerml.kernel import (
     BookStale,
     CancelOrder,
     FeedSummarized,
+    OrderCanceled,
+    OrderExpired,
+    OrderRejected,
     SequenceGap,
     Side,
     TimeTick,
@@ -14,7 +17,7 @@ from tickerml.kernel import (
 from tickerml.kernel.testing import Market
 from tickerml.risk import data_gate as plugin
 
-from .trading import S, judge, order, rule, submitted, touch
+from .trading import S, filled, judge, order, rule, submitted, touch
 
 
 def reason(kept, **fields):
@@ -59,6 +62,10 @@ def test_the_clock_of_the_exchange_may_be_half_a_second_off(offset_ms, denied):
     assert bool(reason(kept)) is denied
 
 
+def test_a_clock_of_which_nothing_was_said_is_not_off():
+    assert judge(rule(plugin), order(7)).inputs["offset_ms"] == 0.0
+
+
 def test_a_message_that_was_too_long_on_its_way_denies():
     kept = rule(plugin)
     kept.send(Market("test", "BTC/USDT", latency_ns=5 * S + 1).book(1, bids=[(100, 9)], asks=[(101, 9)]))
@@ -76,3 +83,41 @@ def test_what_rests_in_a_doubtful_book_is_canceled_once_after_five_seconds():
     kept.send(TimeTick(7 * S), TimeTick(9 * S))
 
     assert kept.of(CancelOrder) == [CancelOrder(6 * S, "a", "test", "BTC/USDT", "the data is doubtful")]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        OrderRejected(2, 2, "a", "test", "BTC/USDT", "no"),
+        OrderCanceled(2, 2, "a", "test", "BTC/USDT", 1, ""),
+        OrderExpired(2, 2, "a", "test", "BTC/USDT", 1, "ioc"),
+        filled(100, 100, order_id="a"),
+    ],
+    ids=lambda end: type(end).__name__,
+)
+def test_an_order_that_has_ended_is_not_canceled(end):
+    kept = rule(plugin)
+    kept.send(submitted(order(order_id="a")), end, SequenceGap(1 * S, "test", "BTC/USDT", 1, 3))
+
+    kept.send(TimeTick(2 * S), TimeTick(9 * S))
+
+    assert kept.of(CancelOrder) == []
+
+
+def test_a_part_of_an_order_that_still_rests_is_canceled():
+    kept = rule(plugin)
+    kept.send(submitted(order(order_id="a")), filled(99, 100, leaves=1, order_id="a"))
+    kept.send(SequenceGap(1 * S, "test", "BTC/USDT", 1, 3), TimeTick(2 * S), TimeTick(9 * S))
+
+    assert [each.order_id for each in kept.of(CancelOrder)] == ["a"]
+
+
+def test_a_book_that_was_well_in_between_is_doubted_anew():
+    kept = rule(plugin)
+    kept.send(submitted(order(order_id="a")), SequenceGap(1 * S, "test", "BTC/USDT", 1, 3), TimeTick(2 * S))
+    kept.send(touch(ts=3 * S), TimeTick(3 * S), SequenceGap(4 * S, "test", "BTC/USDT", 1, 3), TimeTick(5 * S))
+
+    kept.send(TimeTick(8 * S))
+    assert kept.of(CancelOrder) == []
+    kept.send(TimeTick(10 * S))
+    assert len(kept.of(CancelOrder)) == 1

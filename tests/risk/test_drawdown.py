@@ -16,6 +16,7 @@ from tickerml.kernel import (
     Message,
     OrderType,
     PortfolioSnapshot,
+    Position,
     ResumeTrading,
     RiskVerdict,
     Side,
@@ -24,7 +25,7 @@ from tickerml.kernel import (
     TradingHalted,
     to_units,
 )
-from tickerml.kernel.testing import Harness, run_with_restarts
+from tickerml.kernel.testing import Harness, instrument, run_with_restarts
 from tickerml.risk import drawdown
 
 S = NS_PER_S
@@ -333,3 +334,36 @@ def test_what_says_reduce_only_is_not_shrunk():
     wish = msgspec.structs.replace(order(3 * S), reduce_only=True)
 
     assert kept.send(wish)[0].quantity == 1000
+
+
+# --- What equity is ---------------------------------------------------------------------------------
+
+
+def with_position(ts: int, equity: int, lots: int, mark: int) -> PortfolioSnapshot:
+    held = Position("test", "BTC/USDT", lots, 0, mark, 0, 0, 0)
+    return msgspec.structs.replace(money(ts, equity), positions=[held])
+
+
+@pytest.mark.parametrize("lots", [5000, -5000])
+def test_equity_is_what_would_be_left_after_the_taker_fees_of_closing_everything(lots):
+    listed = msgspec.structs.replace(
+        instrument(tick="1", lot="0.01", taker_fee_ppm=10_000, maker_fee_ppm=0), contract="linear"
+    )
+    kept = harness(limit=0.25, soft=0.2, confirm_ms=0)
+    kept.send(listed, money(1 * S, 10_000))  # a peak of 10,000, and nothing to close
+
+    # 50 BTC at 100 USDT are 5,000 for a fee of 1 %: 7,551 are worth 7,501, and a dollar less halts.
+    kept.send(with_position(2 * S, 7_551, lots, 100))
+    assert kept.of(HaltTrading) == []
+    assert verdict(kept, 2 * S).inputs["equity"] == 7_501.0
+    kept.send(with_position(3 * S, 7_550, lots, 100))
+    assert len(kept.of(HaltTrading)) == 1
+
+
+def test_where_nothing_says_what_a_fee_is_worth_nothing_is_bought():
+    kept = harness(pegs={})
+    kept.send(instrument(), money(1 * S, 10_000), with_position(2 * S, 10_000, 5, 100))
+
+    assert verdict(kept, 3 * S).reason == "the equity is not known"
+    with pytest.raises(ConfigError, match=r"pegs\.USDT"):
+        harness(pegs={"USDT": "much"})

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tickerml.kernel import CancelOrder, OrderCanceled, OrderType, Side
+from tickerml.kernel import CancelOrder, OrderCanceled, OrderExpired, OrderRejected, OrderType, Side
 from tickerml.risk import fat_finger as plugin
 
 from .trading import S, filled, judge, order, rule, submitted, touch
@@ -69,7 +69,40 @@ def test_open_orders_are_counted_until_their_end():
     assert judge(kept, order(7, 1000, Side.SELL, order_id="y")).quantity == 7
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        OrderRejected(5, 5, "0", "test", "BTC/USDT", "no"),
+        OrderCanceled(5, 5, "0", "test", "BTC/USDT", 1, ""),
+        OrderExpired(5, 5, "0", "test", "BTC/USDT", 1, "ioc"),
+        filled(100, 100, order_id="0"),
+    ],
+    ids=lambda end: type(end).__name__,
+)
+def test_whatever_ends_an_order_makes_room_for_another(end):
+    kept = wide(open_orders=1)
+    kept.send(submitted(order(order_id="0")), filled(1, 100, leaves=99, order_id="0"))
+    assert judge(kept, order(7, 1000, order_id="x")).quantity == 0
+
+    kept.send(end)
+
+    assert judge(kept, order(7, 1000, order_id="y")).quantity == 7
+
+
 def test_by_default_ten_orders_and_twenty_cancels_a_second_and_fifty_open_are_no_mistake():
     defaults = plugin.FatFingerOptions()
 
     assert (defaults.orders_per_s, defaults.cancels_per_s, defaults.open_orders) == (10, 20, 50)
+
+
+def test_so_many_ids_are_remembered_and_the_oldest_is_forgotten_first(monkeypatch):
+    monkeypatch.setattr(plugin, "REMEMBERED", 3)
+    kept = wide()
+    for each in "abc":
+        judge(kept, order(7, 1000, order_id=each))
+    assert judge(kept, order(7, 1000, order_id="a")).quantity == 0
+
+    judge(kept, order(7, 1000, order_id="d"))
+
+    assert judge(kept, order(7, 1000, order_id="b")).quantity == 0
+    assert judge(kept, order(7, 1000, order_id="a")).quantity == 7

@@ -70,3 +70,16 @@ def test_an_account_that_nobody_knows_and_a_book_that_nobody_trusts_deny():
 
     assert judge(kept, order()).reason.endswith("or crossed")
     assert BTC.lot_size == 10**10
+
+
+def test_a_position_without_any_price_is_not_worth_nothing():
+    kept = rule(plugin)
+    kept.send(money(1), filled(100, 100, symbol="ETH/USDT"))
+    kept.send(touch(101, 100, symbol="ETH/USDT", ts=4))  # crossed, and no snapshot has a mark of it
+
+    verdict = judge(kept, order(100))
+
+    assert (verdict.quantity, verdict.reason) == (
+        0,
+        "the position in ETH/USDT on test has no trusted price yet",
+    )

@@ -131,7 +131,7 @@ def test_an_exit_that_left_something_is_tried_again(end, wait_s):
     kept.send(touch(980, 981, ts=wait_s * S))
     assert len(exits(kept)) == 1
     kept.send(touch(980, 981, ts=wait_s * S + 6))
-    assert len(exits(kept)) == 2
+    assert [each.order_id for each in kept.of(SubmitOrder)] == ["risk-stops-0", "risk-stops-1"]
 
 
 def test_a_book_that_cannot_be_trusted_stops_nothing():

@@ -70,3 +70,24 @@ def test_a_regime_is_left_downwards_only_after_its_dwell():
 def test_the_bounds_must_rise():
     with pytest.raises(ConfigError, match="bounds must rise from above 0"):
         rule(plugin, bounds=(0.6, 0.3, 1.0))
+
+
+def test_the_dwell_begins_anew_with_each_regime():
+    kept = shaken(0.5, minutes=16, dwell_min=200)
+    kept.send(*zigzag(100, 0.5, start=18), *until(118 * MIN, MIN, 118 * MIN))
+    kept.send(*zigzag(60, 3.0, start=118), *until(178 * MIN, MIN, 178 * MIN))
+    assert judge(kept, order(1000, ts=179 * MIN, order_id="stormy")).quantity == 300
+
+    kept.send(*zigzag(100, 0.01, start=180), *until(281 * MIN, MIN, 281 * MIN))
+    calm = judge(kept, order(1000, ts=282 * MIN, order_id="calm"))
+    kept.send(*zigzag(160, 0.01, start=282), *until(443 * MIN, MIN, 443 * MIN))
+    assert (calm.quantity, judge(kept, order(1000, ts=444 * MIN, order_id="later")).quantity) == (300, 1000)
+    assert calm.inputs["volatility"] < 0.3
+
+
+@pytest.mark.parametrize(("sigma", "allowed"), [(0.57, 700), (0.52, 1000)])
+def test_a_regime_is_left_downwards_a_tenth_below_its_bound(sigma, allowed):
+    kept = shaken(0.8, minutes=16)
+    kept.send(*zigzag(400, sigma, start=18), *until(418 * MIN, MIN, 418 * MIN))
+
+    assert judge(kept, order(1000, ts=500 * MIN)).quantity == allowed

@@ -14,8 +14,10 @@ from tickerml.kernel import (
     OrderFilled,
     OrderRejected,
     OrderSubmitted,
+    PositionLiquidated,
     Side,
     SubmitOrder,
+    TimeInForce,
     TimeTick,
     TradingHalted,
     to_units,
@@ -198,6 +200,22 @@ def test_closes_both_legs_when_the_funding_turns():
     [settled] = desk.fill(sell, 9_999)
     assert (settled.outcome, settled.left) == ("both", 0)
     assert len(desk.send(funding(at_s=180, rate=40))) == 1
+
+
+def test_spot_whose_perpetual_was_liquidated_is_sold_and_nothing_is_opened_for_a_while():
+    desk = Desk(rest_s=600).holding()
+    gone = PositionLiquidated(
+        START + NS_PER_S, "paper", "futures", "BTC/USDT-PERP", -499, 15_000, "USDT", 0, 0, 0, 0
+    )
+
+    assert desk.send(msgspec.structs.replace(gone, account="other")) == []
+    [sale] = desk.send(gone)
+    assert (sale.exchange, sale.symbol, sale.side, sale.quantity) == ("spot", "BTC/USDT", Side.SELL, 4_990)
+    assert (sale.time_in_force, sale.reduce_only, sale.price) == (TimeInForce.IOC, True, 9_999 - 4)
+    assert desk.send(gone, funding(at_s=60, rate=400)) == []
+    desk.books(700)
+    [buy] = desk.send(funding(at_s=700, rate=400))
+    assert buy.side is Side.BUY
 
 
 def test_takes_a_payment_that_is_about_to_come_before_it_closes():

@@ -13,12 +13,12 @@ pytestmark = pytest.mark.processes
 #: A strategy that orders often and takes nothing back.
 PATIENT = """
 [profile.test.options.strategy-imbalance]
-enter = 0.05
-exit = 0.04
+enter = 0.02
+exit = 0.01
 order_notional = "60"
 order_ttl_ms = 3600000
 max_hold_s = 3600
-cooldown_ms = 500
+cooldown_ms = 200
 """
 
 
@@ -35,7 +35,7 @@ def at_rest(state: BusState) -> list[dict[str, Any]]:
 
 
 def test_kill_9_moves_no_order_in_its_queue_and_lets_go_of_no_money(system: Any) -> None:
-    system.configure(extra=PATIENT, duration=16)
+    system.configure(extra=PATIENT, duration=14)
     assert system.run().returncode == 0
     expected = at_rest(system.final_state())
     assert len(expected) >= 3

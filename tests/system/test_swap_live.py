@@ -15,6 +15,7 @@ from tickerml.kernel import (
     BookState,
     FeedConnected,
     FeedLost,
+    Instrument,
     OrderBook,
     codec,
     config,
@@ -22,8 +23,9 @@ from tickerml.kernel import (
 )
 from tickerml.kernel.client import Client
 from tickerml.kernel.journal import JournalReader
+from tickerml.testing.exchanges import ExchangeServer
 
-from ..exchanges.fake_binance import FakeBinance
+from ..exchanges.truth import truth_of
 
 pytestmark = pytest.mark.processes
 
@@ -35,19 +37,21 @@ plugins = ["exchange-binanceus", "features-core"]
 host = "market"
 [plugin.exchange-binanceus.options]
 symbols = ["BTC/USD", "ETH/USD"]
-ws_url = "ws://{url}"
-rest_url = "http://{url}"
+ws_url = "ws://{url}/binanceus"
+rest_url = "http://{url}/binanceus"
 [plugin.features-core]
 host = "trade"
 """
-SYMBOLS = ("BTCUSD", "ETHUSD")
+SYMBOLS = ("BTC/USD", "ETH/USD")
 
 
 class Exchange:
-    """A FakeBinance in a thread of its own that changes its books a hundred times a second."""
+    """The local Binance.US in a thread of its own, whose books change a hundred times a second."""
 
     def __init__(self) -> None:
-        self.server = FakeBinance(*SYMBOLS)
+        self.server = ExchangeServer("binanceus", seed=3, symbols=SYMBOLS)
+        #: The number of the last change of each update, which is what its delta is numbered by.
+        self.updates: dict[str, list[int]] = {symbol: [0] for symbol in SYMBOLS}
         self.is_up = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
@@ -55,12 +59,9 @@ class Exchange:
     async def _serve(self) -> None:
         async with self.server.serving():
             self.is_up.set()
-            count = 0
             while not self._stop.is_set():
-                count += 1
-                await self.server.broadcast(
-                    *(self.server.change(symbol, "99.00", f"{count}.00000") for symbol in SYMBOLS)
-                )
+                for symbol in SYMBOLS:
+                    self.updates[symbol].append(self.server.update("binanceus", symbol).last)
                 await asyncio.sleep(0.01)
 
     def __enter__(self) -> "Exchange":
@@ -80,7 +81,7 @@ def exchange() -> Iterator[Exchange]:
 
 
 def test_every_change_of_the_book_comes_once_and_in_order_across_three_processes(system, exchange):
-    system.config.write_text(CONFIG.format(url=exchange.server.url))
+    system.config.write_text(CONFIG.format(url=exchange.server.address))
     system.start()
     system.wait_until(lambda report: report["summary"]["books_valid"] == 2 or report["seq"] > 200)
     plan = config.plan(config.load(system.config), "test")
@@ -103,15 +104,20 @@ def test_every_change_of_the_book_comes_once_and_in_order_across_three_processes
     assert len(pids) == 3
     reader = JournalReader(system.run_dir / "journal")
     messages = [codec.decode(codec.unpack(raw).body) for raw in reader.frames(0, reader.head())]
-    for symbol in ("BTC/USD", "ETH/USD"):
+    for symbol in SYMBOLS:
+        places = {seq: place for place, seq in enumerate(exchange.updates[symbol])}
         found = [m for m in messages if isinstance(m, BookSnapshot | BookDelta) and m.symbol == symbol]
         # A book that is told again stands for what a connection was too late to hear.
         for before, after in pairwise(found):
-            assert after.seq == before.seq + 1 or isinstance(after, BookSnapshot)
+            assert places[after.seq] == places[before.seq] + 1 or isinstance(after, BookSnapshot)
         book = OrderBook("binanceus", symbol)
         for message in found:
             book.apply_snapshot(message) if isinstance(message, BookSnapshot) else book.apply_delta(message)
         assert book.state is BookState.VALID
+        instrument = next(m for m in messages if isinstance(m, Instrument) and m.symbol == symbol)
+        truth = truth_of(exchange.server.wires["binanceus"], instrument)
+        truth.move_to(book.seq)
+        assert truth.differs(book) == ""
     assert sum(isinstance(message, FeedConnected) for message in messages) == 1
     assert not [m for m in messages if isinstance(m, FeedLost)]
     first = next(n for n, m in enumerate(messages) if isinstance(m, BookSnapshot))

@@ -12,7 +12,7 @@ import msgspec
 
 from . import messages as m
 from .enums import Severity
-from .units import Grid
+from .units import Grid, format_units
 
 Instruments = Mapping[tuple[str, str], m.Instrument]
 
@@ -82,6 +82,17 @@ def _feed_connected(feed: m.FeedConnected, _: Instruments) -> _Told:
     return Severity.INFO, f"feed/{feed.exchange}", f"the feed of {feed.exchange} is up"
 
 
+def _channel_lost(lost: m.ChannelLost, _: Instruments) -> _Told:
+    title = f"the {lost.channel} channel of {lost.symbol} on {lost.exchange} is lost"
+    return Severity.WARNING, f"channel/{lost.exchange}/{lost.symbol}/{lost.channel}", title, lost.reason
+
+
+def _channel_resumed(back: m.ChannelResumed, _: Instruments) -> _Told:
+    title = f"the {back.channel} channel of {back.symbol} on {back.exchange} is back"
+    key = f"channel/{back.exchange}/{back.symbol}/{back.channel}"
+    return Severity.INFO, key, title, f"after {back.silent_ms / 1000:,.1f} s"
+
+
 def _gap(gap: m.SequenceGap, _: Instruments) -> _Told:
     title = f"{gap.symbol} on {gap.exchange} skipped an update"
     text = f"expected {gap.expected}, was {gap.was}; its book is not used until the next snapshot"
@@ -115,6 +126,13 @@ def _filled(fill: m.OrderFilled, instruments: Instruments) -> _Told:
     verb = "bought" if fill.side is m.Side.BUY else "sold"
     title = f"{fill.strategy} {verb} {quantity} at {price} on {fill.exchange}"
     return Severity.INFO, f"order/{fill.order_id}/{fill.fill}", title
+
+
+def _liquidated(gone: m.PositionLiquidated, _: Instruments) -> _Told:
+    title = f"{gone.exchange} liquidated {gone.symbol} of account {gone.account}"
+    lost, fee = (format_units(units) for units in (gone.realized, gone.fee))
+    text = f"{gone.quantity} lots at {gone.price} ticks: {lost} {gone.asset}, and a fee of {fee}"
+    return Severity.CRITICAL, f"liquidation/{gone.account}/{gone.exchange}/{gone.symbol}", title, text
 
 
 def _rejected(order: m.OrderRejected, _: Instruments) -> _Told:
@@ -151,12 +169,15 @@ _TOLD: dict[type[m.Message], Callable[[Any, Instruments], _Told]] = {
     m.HostStopped: _host_stopped,
     m.FeedLost: _feed_lost,
     m.FeedConnected: _feed_connected,
+    m.ChannelLost: _channel_lost,
+    m.ChannelResumed: _channel_resumed,
     m.SequenceGap: _gap,
     m.ChecksumFailed: _checksum,
     m.BookStale: _stale,
     m.DataAnomaly: _anomaly,
     m.OrderFilled: _filled,
     m.OrderRejected: _rejected,
+    m.PositionLiquidated: _liquidated,
     m.SwapEnded: _swap_ended,
     m.KernelStarted: _kernel_started,
     m.KernelStopped: _kernel_stopped,

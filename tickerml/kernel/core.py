@@ -28,6 +28,7 @@ from .edges import Edges
 from .errors import BusError, CodecError, ConfigError
 from .floor import Floor
 from .flow import Ending, Flow, Pacing, Step
+from .gate import GATE
 from .health import Canary, Health
 from .inlet import Inlet, Taken
 from .journal import Checkpoint, JournalWriter
@@ -550,4 +551,9 @@ class Kernel:
         epoch = max(admitted.epochs.values(), default=0)
         started = m.HostStarted(self.now(), process.host, process.pid, epoch, list(admitted.origins))
         self.outlet.announce(started)
+        summary = self.sequencer.summary
+        if GATE in admitted.origins and summary.level:
+            # A gate that has come into another host begins with nothing, and a halt is for good.
+            source, _, reason = summary.halted_by.partition(": ")
+            self.outlet.announce(m.HaltTrading(self.now(), source, reason, int(summary.level)))
         return admitted

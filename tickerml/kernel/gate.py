@@ -3,18 +3,23 @@ The gate: no order passes without a yes from every rule.
 
 It waits for one RiskVerdict from each enabled rule, wherever that rule runs, and
 lets through the smallest quantity any of them allows. One zero is a denial; so is
-silence past the deadline, and so is a rule that has failed.
+silence past the deadline, and so is a rule that has failed. What the rules leave of an
+order and the exchange would not take, because it is too little, is denied here.
 
 It holds the kill switch, which has the levels of HaltLevel. A higher level goes over a
 lower one, and all stay until a person resumes. At FLATTEN the gate sells what there is in
-its own name, at most FLATTEN_PPM behind the best price, position by position as its open
-orders end, and again every second until nothing that can be sold is left. When the
+its own name, at most FLATTEN_PPM behind the best price, each holding when none of its orders
+is open any more, and again every second until nothing that can be sold is left. When the
 simulator or a ledger beside it fails, or a host with a rule stays dead for
 HEARTBEAT_NS, it halts at CANCEL.
 
 It holds reduce_only orders to their word: never more of them than the position that they
 shrink, what is open on the same side counted as filled. A rule may order too, reduce_only,
 in its own name: that is a stop, and the only thing that passes at NO_NEW.
+
+A transfer is no order and no rule judges it, but it takes money off an exchange: it passes
+here too, of an account that is known, within what is free there, and never while trading is
+halted.
 """
 
 from collections.abc import Sequence
@@ -27,7 +32,7 @@ from .book import OrderBook
 from .enums import HaltLevel, OrderType, Side, TimeInForce
 from .hookspecs import Options, PluginSpec, Timer
 from .positions import Key, Positions
-from .units import NS_PER_S, PPM
+from .units import NS_PER_S, PPM, format_units
 
 GATE = "gate"
 DEADLINE_NS = NS_PER_S  # a rule in another process answers within a few ms
@@ -42,15 +47,7 @@ class _Pending(msgspec.Struct):
     order: m.SubmitOrder
     waiting: list[str]
     quantity: int
-
-
-class _StateV1(msgspec.Struct):
-    is_halted: bool = False
-    halted_by: str = ""
-    halt_reason: str = ""
-    failed_rules: list[str] = []
-    pending: dict[str, _Pending] = {}
-    open: dict[str, m.OrderSubmitted] = {}
+    reduced_by: str = ""  # the rule that leaves the least
 
 
 class _State(msgspec.Struct):
@@ -66,6 +63,7 @@ class _State(msgspec.Struct):
     dead: dict[str, int] = {}  # of those, the dead ones, and since when
     flattened: int = 0  # orders sent to flatten so far
     refused: list[Key] = []  # positions whose flattening the exchange refused
+    balances: dict[str, list[m.Balance]] = {}  # of each account, as it said last
 
 
 class Gate:
@@ -120,7 +118,9 @@ class Gate:
         if pending is None or verdict.rule not in pending.waiting:
             return
         pending.waiting.remove(verdict.rule)
-        pending.quantity = min(pending.quantity, verdict.quantity)
+        # The least, and of two that say the same the first by name: their order makes no difference.
+        if (verdict.quantity, verdict.rule) < (pending.quantity, pending.reduced_by):
+            pending.quantity, pending.reduced_by = verdict.quantity, verdict.rule
         if pending.quantity <= 0:
             self._deny_pending(pending, verdict.rule, verdict.reason)
         elif not pending.waiting:
@@ -135,12 +135,14 @@ class Gate:
             self._deny_pending(pending, pending.waiting[0], "no verdict before the deadline")
 
     def _submit(self, pending: _Pending) -> None:
-        order, quantity = pending.order, pending.quantity
+        order, quantity, by = pending.order, pending.quantity, pending.reduced_by
         del self._state.pending[order.order_id]
-        if order.reduce_only:
-            quantity = min(quantity, self._reducible(order))
+        if order.reduce_only and (reducible := self._reducible(order)) < quantity:
+            quantity, by = reducible, GATE
         if quantity <= 0:
             return self._deny(order, GATE, f"reduce_only: no position is left for it to {order.side.name}")
+        if by and (rule := self._too_little(order, quantity)):
+            return self._deny(order, by, f"{quantity} of {order.quantity} lots are left, and {rule}")
         now, book = self._ctx.clock.now(), self._ctx.book(order.exchange, order.symbol)
         self._send(
             m.OrderSubmitted(
@@ -164,6 +166,21 @@ class Gate:
         self._state.open[submitted.order_id] = submitted
         self._state.leaves[submitted.order_id] = submitted.quantity
         self._ctx.publish(submitted)
+
+    def _too_little(self, order: m.SubmitOrder, quantity: int) -> str:
+        """Return the rule of the exchange that *quantity* of the order would break; "" for none."""
+        rules = self._ctx.instrument(order.exchange, order.symbol)
+        if rules is None:
+            return ""
+        if quantity < rules.min_quantity:
+            return f"{order.exchange} takes no fewer than {rules.min_quantity}"
+        book, price = self._ctx.book(order.exchange, order.symbol), order.price
+        if order.order_type is OrderType.MARKET:
+            price = book.best_ask if order.side is Side.BUY else book.best_bid
+        if (notional := rules.notional(price, quantity)) < rules.min_notional:
+            least, was = (f"{format_units(units)} {rules.quote}" for units in (rules.min_notional, notional))
+            return f"{order.exchange} takes no less than {least}, was {was}"
+        return ""
 
     def _reducible(self, order: m.SubmitOrder) -> int:
         """Return what of the position no open order of the same side may take already, lots."""
@@ -198,6 +215,34 @@ class Gate:
                 reason,
             )
         )
+
+    # --- Transfers ----------------------------------------------------------------------------
+
+    def on_request_transfer(self, request: m.RequestTransfer) -> None:
+        now, wish = self._ctx.clock.now(), request
+        head = (wish.transfer_id, wish.account, wish.asset, wish.source, wish.destination)
+        if reason := self._objection(request):
+            self._ctx.log.info("transfer.denied", transfer_id=wish.transfer_id, reason=reason)
+            self._ctx.publish(m.TransferEnded(now, *head, 0, reason))
+        else:
+            self._ctx.publish(m.TransferSubmitted(now, *head, wish.amount, wish.reason))
+
+    def _objection(self, wish: m.RequestTransfer) -> str:
+        """Return why the transfer may not be; "" where it may."""
+        state = self._state
+        if state.level:
+            return f"trading is halted by {state.halted_by}: {state.halt_reason}"
+        if wish.account not in state.balances:
+            return f"nothing is known of account {wish.account}"
+        if wish.source == wish.destination:
+            return f"a transfer must go to another exchange, was from {wish.source} to {wish.destination}"
+        place = (wish.source, wish.asset)
+        free = sum(b.free for b in state.balances[wish.account] if (b.exchange, b.asset) == place)
+        if not 0 < wish.amount <= free:
+            there, was = (f"{format_units(units)} {wish.asset}" for units in (free, wish.amount))
+            limit = f"more than 0 and at most what is free, {there} on {wish.source}"
+            return f"a transfer must be {limit}, was {was}"
+        return ""
 
     # --- Halts --------------------------------------------------------------------------------
 
@@ -272,16 +317,33 @@ class Gate:
 
     def on_portfolio_snapshot(self, snapshot: m.PortfolioSnapshot) -> None:
         self._state.positions.take(snapshot)
+        self._state.balances[snapshot.account] = snapshot.balances
+
+    def on_position_liquidated(self, gone: m.PositionLiquidated) -> None:
+        """What was to close it would open another now."""
+        now, place = self._ctx.clock.now(), (gone.account, gone.exchange, gone.symbol)
+        for order in self._state.open.values():
+            if (order.account, order.exchange, order.symbol) == place:
+                self._ctx.publish(
+                    m.CancelOrder(now, order.order_id, order.exchange, order.symbol, "liquidation")
+                )
 
     def _flatten(self) -> None:
         state = self._state
         if state.level != HaltLevel.FLATTEN:
             return
-        busy = {(order.account, order.exchange, order.symbol) for order in state.open.values()}
+        busy = {self._holding((o.account, o.exchange, o.symbol)) for o in state.open.values()}
         for key, lots in sorted(state.positions.lots.items()):
-            if key not in busy and key not in state.refused:
+            if self._holding(key) not in busy and key not in state.refused:
                 self._close(key, lots)
         self._ctx.set_timer(self._ctx.clock.now() + NS_PER_S, FLATTEN_TIMER)
+
+    def _holding(self, key: Key) -> Key:
+        """Return what *key* takes from: all spot of one base on its exchange, or a contract alone."""
+        account, exchange, symbol = key
+        instrument = self._ctx.instrument(exchange, symbol)
+        is_spot = instrument is not None and not instrument.contract
+        return account, exchange, instrument.base if is_spot else symbol
 
     def _close(self, key: Key, lots: int) -> None:
         account, exchange, symbol = key
@@ -351,12 +413,8 @@ class Gate:
         self._state = msgspec.msgpack.decode(state, type=_State)
 
     def migrate(self, state: bytes, version: int) -> bytes:
-        """Take what the gate of one level wrote: it was halted or not, and had followed nothing else."""
-        old = msgspec.msgpack.decode(state, type=_StateV1)
-        kept = {name: getattr(old, name) for name in _StateV1.__struct_fields__ if name != "is_halted"}
-        level = HaltLevel.CANCEL if old.is_halted else HaltLevel.RUN
-        leaves = {order_id: order.quantity for order_id, order in old.open.items()}
-        return msgspec.msgpack.encode(_State(**kept, level=level, leaves=leaves))
+        """Take what version 2 wrote: it lacks only what begins empty."""
+        return state
 
 
 def _is_same_spot(one: m.Instrument | None, other: m.Instrument | None) -> bool:
@@ -386,6 +444,8 @@ class GateSpec(PluginSpec, frozen=True, kw_only=True):
         m.CancelOrder,
         m.TradingHalted,
         m.TradingResumed,
+        m.TransferSubmitted,
+        m.TransferEnded,
     )
 
 
@@ -396,6 +456,6 @@ def gate_spec(rules: Sequence[str], vital: Sequence[str] = ()) -> GateSpec:
         factory=lambda ctx, options: Gate(ctx, rules, vital),
         options=Options,
         publishes=GateSpec.MAY_PUBLISH,
-        state_version=2,
+        state_version=3,
         summary="waits for every rule's verdict and keeps the trading state",
     )

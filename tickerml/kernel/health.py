@@ -45,7 +45,7 @@ _RANK = {state: rank for rank, state in enumerate(State)}
 class Condition(NamedTuple):
     """Something that is not as it should be."""
 
-    part: str  # a host, a plugin, an exchange, the journal, the kernel
+    part: str  # a host, a plugin, an exchange or a channel of its, the journal, the kernel
     reason: str
     state: State = State.DEGRADED
     about: str = ""  # what stays the same where the reason counts seconds: it is the same condition still
@@ -139,6 +139,11 @@ def of_plugins(failed: Mapping[str, str]) -> list[Condition]:
 def of_feeds(lost: Mapping[str, str]) -> list[Condition]:
     """Return the exchanges whose feed is lost, with the reason."""
     return [Condition(name, f"feed lost: {reason}", about="feed") for name, reason in lost.items()]
+
+
+def of_channels(lost: Mapping[str, str]) -> list[Condition]:
+    """Return the channels that are lost while their feed is not, with the reason."""
+    return [Condition(name, f"channel lost: {reason}", about="channel") for name, reason in lost.items()]
 
 
 def of_journal(error: Exception | None) -> list[Condition]:

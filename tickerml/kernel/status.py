@@ -58,6 +58,7 @@ def conditions(kernel: Kernel, now: int) -> list[Condition]:
         *h.of_hosts(hosts, kernel.plan.vital_hosts()),
         *h.of_plugins(failed | blocked),
         *h.of_feeds(summary.lost),
+        *h.of_channels(summary.channels),
         *kernel.lag_watch.conditions(),
     ]
     if kernel.plan.kernel.speed != "max":
@@ -82,6 +83,7 @@ def report(kernel: Kernel) -> dict[str, Any]:
         "since_ns": kernel.health.since_ns,
         "degraded": kernel.health.report(),
         "halted_by": kernel.health.halted_by or None,
+        "halt_level": int(sequencer.summary.level),
         "profile": kernel.plan.profile,
         "config": kernel.plan.config,
         "overrides": kernel.plan.overrides,

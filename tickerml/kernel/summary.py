@@ -2,7 +2,8 @@
 What a run did, in one object: the figures that `run` and `backtest` print at their end.
 
 A Summary is fed the messages it asks for (topics of WANTED kinds) and holds a state
-that can be written down, so a restarted run counts on. decisions_sha256 is a chain,
+that can be written down, so a restarted run counts on. Money is that of all accounts together,
+and of each by name; max_drawdown is the worst of theirs. decisions_sha256 is a chain,
 h' = sha256(h + body), over the bytes of orders, fills and verdicts in their order: two
 runs that agree on it decided, ordered and filled the same.
 """
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 
 from . import messages as m
+from .enums import HaltLevel
 from .topics import DECISION_KINDS, KIND_OF
 from .units import format_units
 
@@ -32,12 +34,14 @@ class _State(msgspec.Struct):
     feeds: dict[str, _Feed] = {}
     gaps: int = 0
     counts: dict[str, int] = {}
-    portfolio: m.PortfolioSnapshot | None = None
+    portfolios: dict[str, m.PortfolioSnapshot] = {}  # the last of each account
     markouts: dict[str, tuple[int, float]] = {}
     halted_by: str = ""
+    level: int = HaltLevel.CANCEL  # of what halted_by says
     failed: dict[str, str] = {}
     ended: list[str] = []
     lost: dict[str, str] = {}
+    channels: dict[str, str] = {}  # that are lost while their feed is not
 
 
 class Summary:
@@ -58,7 +62,7 @@ class Summary:
                 key = f"fills_{message.liquidity.value}"
                 state.counts[key] = state.counts.get(key, 0) + 1
             case m.PortfolioSnapshot():
-                state.portfolio = message
+                state.portfolios[message.account] = message
             case m.MarkoutMeasured():
                 key = f"{message.horizon_ns // 10**9}s"
                 count, total = state.markouts.get(key, (0, 0.0))
@@ -69,8 +73,12 @@ class Summary:
                 state.lost[message.exchange] = message.reason
             case m.FeedConnected():
                 state.lost.pop(message.exchange, None)
+            case m.ChannelLost():
+                state.channels[_channel(message)] = message.reason
+            case m.ChannelResumed():
+                state.channels.pop(_channel(message), None)
             case m.TradingHalted():
-                state.halted_by = f"{message.source}: {message.reason}"
+                state.halted_by, state.level = f"{message.source}: {message.reason}", message.level
             case m.TradingResumed():
                 state.halted_by = ""
             case m.KernelStarted():
@@ -99,9 +107,19 @@ class Summary:
         return self._state.halted_by
 
     @property
+    def level(self) -> HaltLevel:
+        """The level of the kill switch."""
+        return HaltLevel(self._state.level) if self._state.halted_by else HaltLevel.RUN
+
+    @property
     def lost(self) -> dict[str, str]:
         """The exchanges whose feed is lost, and why."""
         return self._state.lost
+
+    @property
+    def channels(self) -> dict[str, str]:
+        """The channels that are lost, "kraken BTC/USD trade", and why."""
+        return self._state.channels
 
     @property
     def failed(self) -> dict[str, str]:
@@ -122,21 +140,6 @@ class Summary:
             (sum(column) for column in zip(*feeds, strict=True)) if feeds else (0, 0, 0)
         )
         counts = {name: state.counts.get(name, 0) for name in _REPORTED}
-        money: dict[str, Any] = {
-            "equity": None,
-            "opening": None,
-            "fees": None,
-            "max_drawdown": None,
-            "currency": None,
-        }
-        if portfolio := state.portfolio:
-            money = {
-                "equity": format_units(portfolio.equity, 8),
-                "opening": format_units(portfolio.opening, 8),
-                "fees": format_units(portfolio.fees, 8),
-                "max_drawdown": portfolio.max_drawdown,
-                "currency": portfolio.currency,
-            }
         return {
             "messages": messages,
             "skipped": skipped,
@@ -144,15 +147,34 @@ class Summary:
             "books": sum(feed.books for feed in state.feeds.values()),
             "books_valid": sum(feed.valid_books for feed in state.feeds.values()),
             **counts,
-            **money,
+            **_money(list(state.portfolios.values())),
+            "accounts": {name: _money([own]) for name, own in sorted(state.portfolios.items())},
             "markouts_bps": {
                 horizon: {"count": count, "mean": total / count}
                 for horizon, (count, total) in sorted(state.markouts.items())
             },
             "decisions_sha256": (state.chain or hashlib.sha256().digest()).hex(),
-            "halted_by": state.halted_by or None,
+            "halted_by": self.halted_by or None,
+            "halt_level": int(self.level),
             "failed_plugins": dict(state.failed),
         }
+
+
+def _channel(message: m.ChannelLost | m.ChannelResumed) -> str:
+    return f"{message.exchange} {message.symbol} {message.channel}"
+
+
+def _money(portfolios: list[m.PortfolioSnapshot]) -> dict[str, Any]:
+    """Return what *portfolios*, whose currency is one, come to together."""
+    if not portfolios:
+        return dict.fromkeys(("equity", "opening", "fees", "max_drawdown", "currency"))
+    return {
+        "equity": format_units(sum(each.equity for each in portfolios), 8),
+        "opening": format_units(sum(each.opening for each in portfolios), 8),
+        "fees": format_units(sum(each.fees for each in portfolios), 8),
+        "max_drawdown": max(each.max_drawdown for each in portfolios),
+        "currency": portfolios[0].currency,
+    }
 
 
 _COUNTED = {

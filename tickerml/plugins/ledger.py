@@ -25,7 +25,8 @@ floor(cost x quantity / inventory) of it and the remainder stays, so nothing dri
 
 A linear perpetual moves no base: its quote asset carries margin, what closing realizes, fees
 and funding (ledger_linear.py). An order on it holds margin for what it can open beyond what it
-closes. The loss on a derivative may take `free` below zero; nothing on spot ever does.
+closes. The loss on a derivative may take `free` below zero; nothing on spot ever does. What the exchange
+takes for closing one by force lies in `liquidation`, apart from the fees of trades.
 """
 
 import hashlib
@@ -70,6 +71,7 @@ class Bucket(StrEnum):
     FUNDING = "funding"
     OPENING = "opening"
     WITHDRAWAL_FEE = "withdrawal_fee"
+    LIQUIDATION = "liquidation"
 
 
 OWN = (Bucket.FREE, Bucket.HELD, Bucket.MARGIN, Bucket.IN_FLIGHT)
@@ -305,7 +307,27 @@ class Ledger:
         entry = self.state.reservations.pop(order_id, None)
         return [] if entry is None else self._post(self._moved(entry, -entry.amount))
 
-    # --- Funding and transfers ----------------------------------------------------------------
+    # --- Liquidation, funding and transfers ---------------------------------------------------
+
+    def liquidate(self, instrument: Instrument, price: int, fee_ppm: int) -> Booking:
+        """
+        Close all of a linear position at *price* ticks, for a fee of *fee_ppm* of its worth, rounded up.
+
+        Raises: LedgerError: there is no such position.
+        """
+        position = self.state.inventories.get((instrument.exchange, instrument.symbol))
+        if position is None or position.contract != LINEAR or not position.quantity:
+            raise LedgerError(f"there is no position in {instrument.symbol} on {instrument.exchange}")
+        realized = linear.gain(instrument, position.quantity, position.cost, price)
+        fee = linear.maintenance(instrument, position.quantity, price, fee_ppm)
+        place = (instrument.exchange, instrument.quote)
+        legs = _against(*place, realized, Bucket.MARKET)
+        legs += _against(*place, position.margin, Bucket.MARGIN)
+        legs += _against(*place, -fee, Bucket.LIQUIDATION)
+        position.quantity = position.cost = position.margin = 0
+        position.realized += realized
+        position.fees += fee
+        return Booking(realized, instrument.quote, fee, instrument.quote, self._post(legs))
 
     def settle(
         self, instrument: Instrument, ts: int, quantity: int, mark: int, rate: int

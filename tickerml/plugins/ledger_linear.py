@@ -4,13 +4,13 @@ The arithmetic of linear perpetuals: a signed quantity of base, settled in the q
 A position is (quantity, cost): quantity in units of base, below zero where it is short, and cost what
 it was opened for in units of quote, never below zero. A trade against it first closes what there
 is and opens what is left. Closing takes floor(cost x closed / |quantity|) of the cost and the
-remainder stays, as with a spot inventory, so nothing drifts. Nobody is liquidated here: a loss that
-exceeds what is free takes it below zero, and the risk rules are to see that it never comes to that.
+remainder stays, as with a spot inventory, so nothing drifts. A loss that exceeds what is free takes it
+below zero; when a position is liquidated is said in portfolio_liquidation.py.
 """
 
 from typing import NamedTuple
 
-from tickerml.kernel import UNIT, Instrument
+from tickerml.kernel import PPM, UNIT, Instrument
 
 
 class Traded(NamedTuple):
@@ -38,6 +38,11 @@ def margin(cost: int, leverage: int) -> int:
 def gain(instrument: Instrument, quantity: int, cost: int, price: int) -> int:
     """Return what closing *quantity* units at *price* ticks would gain, in units of quote, rounded down."""
     return price * instrument.tick_size * quantity // UNIT - (cost if quantity > 0 else -cost)
+
+
+def maintenance(instrument: Instrument, quantity: int, price: int, ppm: int) -> int:
+    """Return what must be left to secure *quantity* units at *price* ticks, *ppm* of them, rounded up."""
+    return -(-abs(quantity) * price * instrument.tick_size * ppm // (UNIT * PPM))
 
 
 def funding(instrument: Instrument, quantity: int, mark: int, rate: int) -> int:

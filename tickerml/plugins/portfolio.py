@@ -24,6 +24,7 @@ import msgspec
 from tickerml.kernel import (
     NS_PER_MS,
     NS_PER_S,
+    PPM,
     Balance,
     BookSnapshot,
     ConfigError,
@@ -40,19 +41,22 @@ from tickerml.kernel import (
     OrderReplaced,
     OrderSubmitted,
     PortfolioSnapshot,
-    RequestTransfer,
+    PositionLiquidated,
     StoreSpec,
     Timer,
     TimeTick,
     TransferEnded,
     TransferStarted,
+    TransferSubmitted,
     hookimpl,
     to_units,
 )
 
+from .fees import charged
 from .ledger import LINEAR, InsufficientFunds, Ledger, LedgerError, LedgerState
 from .portfolio_account import AccountState, PaperAccount
 from .portfolio_funding import FundingSchedule, Schedule
+from .portfolio_liquidation import Terms
 from .portfolio_prices import Mark, Prices, PricesState
 
 _EXACT = 2**53  # a drawn number has so many bits
@@ -117,6 +121,18 @@ class PortfolioOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields
             ge=1, le=125, description="a position in a perpetual is secured by 1/leverage of its cost"
         ),
     ] = 2
+    maintenance_margin: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0,
+            lt=1,
+            description="what must secure perpetuals, of what they are worth; no more than that liquidates",
+        ),
+    ] = 0.01
+    liquidation_fee: Annotated[
+        float,
+        msgspec.Meta(ge=0, lt=1, description="what an exchange takes for that, of what it has closed"),
+    ] = 0.005
     transfers: Annotated[
         dict[str, TransferTerms],
         msgspec.Meta(
@@ -181,6 +197,9 @@ class Portfolio:
         self._prices = Prices(ctx, options.currency, pegs, int(options.stale_mark_s * NS_PER_S))
         self._schedule = FundingSchedule(int(options.funding_mark_s * NS_PER_S))
         self._is_timing = False
+        self._liquidation = Terms(
+            round(options.maintenance_margin * PPM), round(options.liquidation_fee * PPM)
+        )
         openings = {options.account: options.opening}
         openings |= {name: own or options.opening for name, own in options.accounts.items()}
         self._accounts = {
@@ -189,7 +208,7 @@ class Portfolio:
         }
 
     def _account(self, name: str, ledger: Ledger, state: AccountState | None = None) -> PaperAccount:
-        return PaperAccount(name, self._ctx, self._prices, self._schedule, ledger, state)
+        return PaperAccount(name, self._ctx, self._prices, self._schedule, ledger, self._liquidation, state)
 
     # --- Reading ------------------------------------------------------------------------------
 
@@ -291,7 +310,7 @@ class Portfolio:
                 f"an order on {exchange} {symbol} cannot be booked before its Instrument is known: "
                 "the exchange must publish that first"
             )
-        return instrument
+        return charged(instrument)  # by no tier, so that no fill costs more than was reserved
 
     # --- Funding ------------------------------------------------------------------------------
 
@@ -328,7 +347,7 @@ class Portfolio:
 
     # --- Transfers ----------------------------------------------------------------------------
 
-    def on_request_transfer(self, request: RequestTransfer) -> None:
+    def on_transfer_submitted(self, request: TransferSubmitted) -> None:
         account = self._accounts.get(request.account)
         if account is None or request.transfer_id in account.ledger.state.recent_transfers:
             return
@@ -343,7 +362,7 @@ class Portfolio:
             self._ctx.publish(TransferStarted(now, *head, request.amount, fee, now + after_ns))
             self._ctx.set_timer(now + after_ns, "transfers")
 
-    def _draw(self, request: RequestTransfer) -> tuple[int, int]:
+    def _draw(self, request: TransferSubmitted) -> tuple[int, int]:
         """
         Return the fee of a transfer in units, and how long it takes in ns.
 
@@ -358,7 +377,7 @@ class Portfolio:
         fees, times = terms
         return self._between(request, "fee", fees), self._between(request, "time", times)
 
-    def _between(self, request: RequestTransfer, what: str, ends: tuple[int, int]) -> int:
+    def _between(self, request: TransferSubmitted, what: str, ends: tuple[int, int]) -> int:
         low, high = ends
         drawn = self._ctx.uniform("transfer", request.account, request.transfer_id, what)
         return low + (high - low) * int(drawn * _EXACT) // _EXACT
@@ -438,7 +457,14 @@ def tickerml_stores() -> list[StoreSpec]:
             factory=Portfolio,
             options=PortfolioOptions,
             state_version=2,
-            publishes=(PortfolioSnapshot, LedgerPosted, FundingSettled, TransferStarted, TransferEnded),
+            publishes=(
+                PortfolioSnapshot,
+                LedgerPosted,
+                PositionLiquidated,
+                FundingSettled,
+                TransferStarted,
+                TransferEnded,
+            ),
             summary="an integer double-entry ledger of each paper account, valued once a second",
         )
     ]

@@ -25,14 +25,16 @@ from tickerml.kernel import (
     OrderSubmitted,
     PortfolioSnapshot,
     Position,
-    RequestTransfer,
+    PositionLiquidated,
     Side,
+    TransferSubmitted,
 )
 
 from . import ledger_linear as linear
 from .ledger import LINEAR, Inventory, Ledger, LedgerError, LedgerState, Legs, Transfer, reduce
 from .portfolio_funding import FundingSchedule
-from .portfolio_prices import Mark, Prices
+from .portfolio_liquidation import Danger, Terms, find
+from .portfolio_prices import Prices
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
@@ -69,6 +71,7 @@ class PaperAccount:
         prices: Prices,
         schedule: FundingSchedule,
         ledger: Ledger,
+        terms: Terms,
         state: AccountState | None = None,
     ) -> None:
         self.name = name
@@ -76,6 +79,7 @@ class PaperAccount:
         self._prices = prices
         self._schedule = schedule
         self.ledger = ledger
+        self._terms = terms
         self.state = state or AccountState(ledger.state)
         self.latest: PortfolioSnapshot | None = None
 
@@ -138,6 +142,42 @@ class PaperAccount:
             self._say("end", order_id, exchange, symbol, self.ledger.end(order_id))
             self.publish()
 
+    # --- Liquidation --------------------------------------------------------------------------
+
+    def _liquidate(self, danger: Danger) -> None:
+        instrument, now = danger.instrument, self._ctx.clock.now()
+        key = (instrument.exchange, instrument.symbol)
+        booking = self.ledger.liquidate(instrument, danger.price, self._terms.fee_ppm)
+        realized, fee = (
+            self._prices.convert(amount, booking.quote) for amount in (booking.realized, booking.fee)
+        )
+        self.state.realized += realized
+        self.state.fees += fee
+        if self._schedule.is_planned(key):
+            self.state.changes.append(Change(*key, now, -danger.quantity))
+        lots = danger.quantity // instrument.lot_size
+        side = 1 if lots > 0 else -1
+        cash = self._prices.convert(side * instrument.notional(danger.price, abs(lots)), booking.quote)
+        legs = booking.legs
+        self._say("liquidation", str(now), *key, legs, realized=realized, fees=fee, cash=cash)
+        self._ctx.log.error(
+            "portfolio.liquidated", exchange=key[0], symbol=key[1], lots=lots, price=danger.price
+        )
+        self._ctx.publish(
+            PositionLiquidated(
+                now,
+                self.name,
+                *key,
+                lots,
+                danger.price,
+                booking.quote,
+                booking.realized,
+                booking.fee,
+                danger.collateral,
+                danger.required,
+            )
+        )
+
     # --- Funding ------------------------------------------------------------------------------
 
     def quantity_before(self, exchange: str, symbol: str, ts: int) -> int:
@@ -177,7 +217,7 @@ class PaperAccount:
 
     # --- Transfers ----------------------------------------------------------------------------
 
-    def send(self, request: RequestTransfer, fee: int, arrives_ts: int) -> None:
+    def send(self, request: TransferSubmitted, fee: int, arrives_ts: int) -> None:
         """
         Put the amount of *request* in flight.
 
@@ -317,7 +357,7 @@ class PaperAccount:
         instrument = self._ctx.instrument(inventory.exchange, inventory.symbol)
         if mark is None or instrument is None:
             return None
-        return linear.gain(instrument, inventory.quantity, inventory.cost, _closing_price(inventory, mark))
+        return linear.gain(instrument, inventory.quantity, inventory.cost, mark.closing(inventory.quantity))
 
     def _open(self) -> None:
         # What fills have already gained or lost by now is not part of the opening.
@@ -349,7 +389,9 @@ class PaperAccount:
         self.mark()
 
     def mark(self) -> None:
-        """Say what the account is worth by the prices as they were last refreshed."""
+        """Lose what is not secured, and say what the account is worth, by prices as last refreshed."""
+        while danger := find(self.ledger, self._prices, self._ctx.instrument, self._terms.maintenance_ppm):
+            self._liquidate(danger)
         worth = self._valuation()
         if worth is not None:
             self._count(worth)
@@ -444,7 +486,7 @@ class PaperAccount:
             inventory.symbol,
             inventory.quantity // instrument.lot_size,
             inventory.cost,
-            _closing_price(inventory, mark) if mark else 0,
+            mark.closing(inventory.quantity) if mark else 0,
             inventory.realized,
             unrealized,
             inventory.fees,
@@ -463,7 +505,3 @@ class PaperAccount:
             return 0
         whole = linear.funding(instrument, inventory.quantity, accrual.mark, accrual.rate)
         return whole * accrual.elapsed_ns // accrual.interval_ns
-
-
-def _closing_price(inventory: Inventory, mark: Mark) -> int:
-    return mark.ask if inventory.quantity < 0 else mark.bid

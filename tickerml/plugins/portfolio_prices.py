@@ -23,6 +23,10 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
         """The best ask in ticks."""
         return self.mid2 - self.bid
 
+    def closing(self, quantity: int) -> int:
+        """Return what *quantity*, below zero where it is short, could be closed at, in ticks."""
+        return self.ask if quantity < 0 else self.bid
+
 
 class PricesState(msgspec.Struct, array_like=True):
     """Everything that prices remember."""

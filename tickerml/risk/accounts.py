@@ -134,10 +134,7 @@ class AccountRule(Rule[O, AccountsState], Generic[O]):
     def __init__(self, ctx: Context, options: O) -> None:
         """Raises: ConfigError: a peg is not an amount."""
         super().__init__(ctx, options)
-        self._pegs = {
-            asset: amount_of(ctx.plugin, f"pegs.{asset}", text)
-            for asset, text in sorted(options.pegs.items())
-        }
+        self._pegs = pegs_of(ctx.plugin, options.pegs)
 
     def case(self, order: SubmitOrder) -> Case:
         """
@@ -176,6 +173,8 @@ class AccountRule(Rule[O, AccountsState], Generic[O]):
         Return every position of the account, and every open order that can add to one.
 
         A position counts at its best bid, or at its last mark while that cannot be trusted.
+
+        Raises: Denied: there is neither.
         """
         account, found = case.order.account, []
         for (owner, exchange, symbol), lots in self._state.positions.lots.items():
@@ -202,7 +201,9 @@ class AccountRule(Rule[O, AccountsState], Generic[O]):
         if book.is_trusted:
             return book.best_bid
         marks = (p.mark for p in case.snapshot.positions if (p.exchange, p.symbol) == (exchange, symbol))
-        return next(marks, 0)
+        if mark := next(marks, 0):
+            return mark
+        raise Denied(f"the position in {symbol} on {exchange} has no trusted price yet")
 
     # --- What the account owns ----------------------------------------------------------------
 
@@ -268,17 +269,7 @@ class AccountRule(Rule[O, AccountsState], Generic[O]):
 
     def rate(self, asset: str, snapshot: PortfolioSnapshot) -> Rate:
         """Return what a unit of *asset* is worth in the currency, by the first trusted book or its peg."""
-        if asset == snapshot.currency:
-            return 1, 1
-        symbol = f"{asset}/{snapshot.currency}"
-        for exchange in sorted({balance.exchange for balance in snapshot.balances}):
-            instrument = self._ctx.instrument(exchange, symbol)
-            book = self._ctx.book(exchange, symbol)
-            if instrument is not None and book.is_trusted:
-                return book.mid2 * instrument.tick_size, 2 * UNIT
-        if not self._pegs.get(asset):
-            raise Denied(f"nothing says what {asset} is worth in {snapshot.currency}: name it in pegs")
-        return self._pegs[asset], UNIT
+        return rate_of(self._ctx, asset, snapshot, self._pegs)
 
     # --- What happens to orders and money -----------------------------------------------------
 
@@ -306,9 +297,10 @@ class AccountRule(Rule[O, AccountsState], Generic[O]):
     def on_order_filled(self, fill: OrderFilled) -> None:
         instrument = self._ctx.instrument(fill.exchange, fill.symbol)
         self._state.positions.fill(fill, instrument)
-        if instrument is not None:
+        if instrument is not None and not instrument.contract:  # a contract moves no money but its fee
             self._owe(fill, instrument.base, fill.side * fill.quantity * instrument.lot_size)
             self._owe(fill, instrument.quote, -fill.side * instrument.notional(fill.price, fill.quantity))
+        if instrument is not None:
             self._owe(fill, fill.fee_asset, -fill.fee)
         if entry := self._state.open.get(fill.order_id):
             entry.leaves = fill.leaves
@@ -332,6 +324,49 @@ class AccountRule(Rule[O, AccountsState], Generic[O]):
     def entry(order: SubmitOrder | OrderSubmitted, price: int, quantity: int) -> Open:
         """Return *order* as one that is open."""
         return Open(order.account, order.exchange, order.symbol, order.side, price, quantity)
+
+
+def pegs_of(plugin: str, pegs: dict[str, str]) -> dict[str, int]:
+    """
+    Return what the option *pegs* says one of each asset is worth, in units.
+
+    Raises: ConfigError: it is no amount.
+    """
+    return {asset: amount_of(plugin, f"pegs.{asset}", text) for asset, text in sorted(pegs.items())}
+
+
+def rate_of(ctx: Context, asset: str, snapshot: PortfolioSnapshot, pegs: dict[str, int]) -> Rate:
+    """
+    Return what a unit of *asset* is worth in the currency, by the first trusted book or its peg.
+
+    Raises: Denied: nothing says so.
+    """
+    if asset == snapshot.currency:
+        return 1, 1
+    symbol = f"{asset}/{snapshot.currency}"
+    for exchange in sorted({balance.exchange for balance in snapshot.balances}):
+        instrument, book = ctx.instrument(exchange, symbol), ctx.book(exchange, symbol)
+        if instrument is not None and book.is_trusted:
+            return book.mid2 * instrument.tick_size, 2 * UNIT
+    if not pegs.get(asset):
+        raise Denied(f"nothing says what {asset} is worth in {snapshot.currency}: name it in pegs")
+    return pegs[asset], UNIT
+
+
+def closing_fees(ctx: Context, snapshot: PortfolioSnapshot, pegs: dict[str, int]) -> int:
+    """
+    Return the taker fees of closing everything at its mark, in units of the currency, rounded up.
+
+    Raises: Denied: nothing says what a quote asset is worth.
+    """
+    fees = 0
+    for position in snapshot.positions:
+        instrument = ctx.instrument(position.exchange, position.symbol)
+        if position.quantity and instrument is not None:
+            numerator, denominator = rate_of(ctx, instrument.quote, snapshot, pegs)
+            notional = instrument.notional(position.mark, abs(position.quantity))
+            fees += -(-notional * max(0, instrument.taker_fee_ppm) * numerator // (PPM * denominator))
+    return fees
 
 
 def _stake(instrument: Instrument, is_open_order: bool, value: int) -> Stake:

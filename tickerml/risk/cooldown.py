@@ -15,6 +15,7 @@ from tickerml.kernel import (
     NS_PER_S,
     Options,
     OrderFilled,
+    PositionLiquidated,
     RiskRuleSpec,
     RiskVerdict,
     SubmitOrder,
@@ -22,7 +23,7 @@ from tickerml.kernel import (
 )
 
 from .rule import Denied, Rule
-from .trips import Key, Trips
+from .trips import Ended, Key, Trips
 
 MINUTE_NS = 60 * NS_PER_S
 
@@ -55,10 +56,16 @@ class Cooldown(Rule[CooldownOptions, _State]):
 
     def on_order_filled(self, fill: OrderFilled) -> None:
         instrument = self._ctx.instrument(fill.exchange, fill.symbol)
-        ended = self._state.trips.fill(fill, instrument) if instrument else None
-        if ended is None:
-            return
-        state, now, owner = self._state, self._ctx.clock.now(), (fill.account, fill.strategy)
+        if instrument and (ended := self._state.trips.fill(fill, instrument)):
+            self._count(ended)
+
+    def on_position_liquidated(self, gone: PositionLiquidated) -> None:
+        if instrument := self._ctx.instrument(gone.exchange, gone.symbol):
+            for ended in self._state.trips.liquidate(gone, instrument):
+                self._count(ended)
+
+    def _count(self, ended: Ended) -> None:
+        state, now, owner = self._state, self._ctx.clock.now(), ended.key[:2]
         state.streaks[owner] = state.streaks.get(owner, 0) + 1 if ended.net < 0 else 0
         if ended.net < 0:
             state.symbols[ended.key] = now + round(self._options.after_loss_min * MINUTE_NS)

@@ -2,7 +2,8 @@
 Drawdown: take less risk as equity falls below its peak, and stop at the limit.
 
 Drawdown is a fraction of the highest equity seen so far, not of the starting balance: a
-fall from 12,000 to 9,000 is 0.25 although the account began at 10,000. Between the soft
+fall from 12,000 to 9,000 is 0.25 although the account began at 10,000. Equity is what would be
+left if everything were closed now: at best bids and asks, less the taker fees. Between the soft
 drawdown and the limit orders shrink in a straight line, (limit - drawdown) / (limit -
 soft): the cushion rule of Grossman and Zhou (1993). Below a tenth of full size it denies
 instead, for trading on at a tiny scale only pays fees.
@@ -39,7 +40,6 @@ from tickerml.kernel import (
     Context,
     HaltLevel,
     HaltTrading,
-    Options,
     PortfolioSnapshot,
     ResumeTrading,
     RiskRuleSpec,
@@ -49,8 +49,11 @@ from tickerml.kernel import (
     hookimpl,
 )
 
+from .accounts import AccountOptions, closing_fees, pegs_of
+from .rule import Denied
 
-class DrawdownOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class DrawdownOptions(AccountOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How far equity may fall from its peak; all are fractions of the peak."""
 
     limit: Annotated[float, msgspec.Meta(gt=0, le=1, description="the drawdown that halts trading")] = 0.25
@@ -96,12 +99,13 @@ class Drawdown:
     """Shrinks buys from the soft drawdown on, and halts trading at the limit."""
 
     def __init__(self, ctx: Context, options: DrawdownOptions) -> None:
-        """Raises: ConfigError: the soft drawdown is not below the limit."""
+        """Raises: ConfigError: the soft drawdown is not below the limit, or a peg is not an amount."""
         if options.soft >= options.limit:
             raise ConfigError(
                 f"risk-drawdown: soft must be less than limit {options.limit}, was {options.soft}"
             )
         self._ctx = ctx
+        self._pegs = pegs_of(ctx.plugin, options.pegs)
         # As the decimals a person wrote: 0.1 is a tenth here, and the limit is met exactly.
         self._limit = Fraction(str(options.limit))
         self._soft = Fraction(str(options.soft))
@@ -119,8 +123,12 @@ class Drawdown:
         account.is_marked = snapshot.is_marked and snapshot.drawdown == snapshot.drawdown
         if not account.is_marked:
             return
-        account.equity = snapshot.equity
-        account.peak = max(account.peak, snapshot.equity)
+        try:
+            account.equity = snapshot.equity - closing_fees(self._ctx, snapshot, self._pegs)
+        except Denied:
+            account.is_marked = False
+            return
+        account.peak = max(account.peak, account.equity)
         if _drawdown(account) < self._limit:
             account.breached_since = None
         elif account.breached_since is None:

@@ -1,9 +1,11 @@
 """
-Exposure: how much may be at stake in all, on one exchange, in one stablecoin, and with contracts.
+Exposure: how much may be at stake in all, on one exchange, in one asset or stablecoin, and with contracts.
 
 Spot and contracts are counted apart: spot may not be more than max_gross of the equity, contracts
 not more than their leverage. One exchange is one counterparty, so everything at stake there is
-added up, and its cash as well where counts_cash says so. A stablecoin is a counterparty too: an
+added up, and its cash as well where counts_cash says so. All that is at stake in one asset is added up
+too, spot and contracts, long and short: what is hedged is at stake twice. (risk-position looks at what
+is left where they are netted.) A stablecoin is a counterparty too: an
 order that buys it is reduced to what max_stablecoin has room for. Open orders count at their
 worst price, and an order that reduces a position is none of this rule's business.
 """
@@ -23,6 +25,12 @@ class ExposureOptions(AccountOptions, frozen=True, kw_only=True, forbid_unknown_
     max_gross: Annotated[float, msgspec.Meta(gt=0, le=1, description="all spot together, of equity")] = 1.0
     max_exchange: Annotated[
         float, msgspec.Meta(gt=0, le=1, description="what is at stake on one exchange, of equity")
+    ] = 0.40
+    max_asset: Annotated[
+        float,
+        msgspec.Meta(
+            gt=0, le=10, description="what is at stake in one base asset, long and short added up, of equity"
+        ),
     ] = 0.40
     max_stablecoin: Annotated[
         float, msgspec.Meta(gt=0, le=1, description="what is held of one stablecoin, of equity")
@@ -68,6 +76,9 @@ class Exposure(AccountRule[ExposureOptions]):
             uses["max_gross"] = (same_kind, options.max_gross)
         if case.instrument.base in self._pegs:
             uses["max_stablecoin"] = (self._held(case, case.instrument.base), options.max_stablecoin)
+        else:
+            asset = sum(abs(stake.value) for stake in stakes if stake.base == case.instrument.base)
+            uses["max_asset"] = (asset, options.max_asset)
         return uses
 
     def _cash_on(self, case: Case, exchange: str) -> int:
@@ -95,6 +106,6 @@ def tickerml_risk_rules() -> list[RiskRuleSpec]:
             factory=Exposure,
             options=ExposureOptions,
             publishes=(RiskVerdict,),
-            summary="caps what is at stake in all, on one exchange, in one stablecoin and in contracts",
+            summary="caps what is at stake in all, on one exchange, in one asset or stablecoin, in contracts",
         )
     ]

@@ -24,10 +24,19 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from tickerml.kernel import UNIT, OrderFilled, RiskRuleSpec, RiskVerdict, Side, SubmitOrder, hookimpl
+from tickerml.kernel import (
+    UNIT,
+    OrderFilled,
+    PositionLiquidated,
+    RiskRuleSpec,
+    RiskVerdict,
+    Side,
+    SubmitOrder,
+    hookimpl,
+)
 
 from .accounts import AccountOptions, AccountRule, AccountsState, Case
-from .trips import Key, Trips
+from .trips import Ended, Key, Trips
 
 
 def growth_share(c: float) -> float:
@@ -121,8 +130,16 @@ class Kelly(AccountRule[KellyOptions]):
         super().on_order_filled(fill)
         instrument = self._ctx.instrument(fill.exchange, fill.symbol)
         if instrument and (ended := self._state.trips.fill(fill, instrument)):
-            kept = [*self._state.returns.get(ended.key, ()), ended.result]
-            self._state.returns[ended.key] = kept[-self._options.trades :]
+            self._record(ended)
+
+    def on_position_liquidated(self, gone: PositionLiquidated) -> None:
+        if instrument := self._ctx.instrument(gone.exchange, gone.symbol):
+            for ended in self._state.trips.liquidate(gone, instrument):
+                self._record(ended)
+
+    def _record(self, ended: Ended) -> None:
+        kept = [*self._state.returns.get(ended.key, ()), ended.result]
+        self._state.returns[ended.key] = kept[-self._options.trades :]
 
     def judge(self, order: SubmitOrder, inputs: dict[str, float]) -> tuple[int, str]:
         if self.reduces(order):

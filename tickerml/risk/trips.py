@@ -8,7 +8,7 @@ bought makes the position smaller, as it does in the account.
 
 import msgspec
 
-from tickerml.kernel import Instrument, OrderFilled, Side
+from tickerml.kernel import Instrument, OrderFilled, PositionLiquidated, Side
 
 Key = tuple[str, str, str, str]  # account, strategy, exchange, symbol
 
@@ -58,6 +58,19 @@ class Trips(msgspec.Struct, array_like=True):
                 trip.lots -= -(-fill.fee // instrument.lot_size)
         if not trip.lots:
             del self.open[key]
+        return ended
+
+    def liquidate(self, gone: PositionLiquidated, instrument: Instrument) -> list[Ended]:
+        """Return the trips that the exchange has ended, each with its share of the fee."""
+        place = (gone.account, gone.exchange, gone.symbol)
+        keys = sorted(key for key in self.open if (key[0], key[2], key[3]) == place)
+        ended = []
+        for key in keys:
+            trip = self.open.pop(key)
+            lots, side = abs(trip.lots), Side.SELL if trip.lots > 0 else Side.BUY
+            fee = gone.fee * lots // max(lots, abs(gone.quantity))
+            self._trade(trip, side, instrument, gone.price, lots, fee)
+            ended.append(Ended(key, trip.net, trip.cost))
         return ended
 
     @staticmethod

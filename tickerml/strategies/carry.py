@@ -11,6 +11,9 @@ It opens nothing in the last avoid_s before a payment, when everybody else does;
 expected falls below exit_bps, but takes a payment that is due within avoid_s first. Both legs are traded
 as an arbitrage's are (arbitrage_legs.py), and the difference between the two prices is its risk: what
 opening and closing come to is in their LegsSettled, without the funding, which the portfolio books.
+
+Where the exchange liquidates the perpetual nothing hedges the spot any longer: it is sold at once, and
+nothing is opened there for rest_s.
 """
 
 import math
@@ -29,8 +32,12 @@ from tickerml.kernel import (
     LegsSettled,
     OrderBook,
     OrderFilled,
+    OrderType,
+    PositionLiquidated,
+    Side,
     StrategySpec,
     SubmitOrder,
+    TimeInForce,
     hookimpl,
     to_units,
 )
@@ -171,6 +178,24 @@ class CarryStrategy(LegHandlers):
                 else:
                     hold.spot += fill.side * changed
         super().on_order_filled(fill)
+
+    def on_position_liquidated(self, gone: PositionLiquidated) -> None:
+        hold = self._holds.get((gone.exchange, gone.symbol))
+        perpetual = self._ctx.instrument(gone.exchange, gone.symbol)
+        if gone.account != self._options.account or hold is None or perpetual is None:
+            return
+        now = self._ctx.clock.now()
+        hold.rest_until = now + self._options.rest_s * NS_PER_S
+        hold.short = 0
+        where = self._options.spots[gone.exchange]
+        spot = self._ctx.instrument(where, f"{perpetual.base}/{perpetual.quote}")
+        if spot is None or hold.spot < spot.lot_size or not self._ctx.book(where, spot.symbol).is_trusted:
+            return
+        head = (now, f"{self._ctx.plugin}-unhedged-{now}", self._ctx.plugin, gone.account)
+        terms = (Side.SELL, OrderType.LIMIT, TimeInForce.IOC, self._price(spot, -1))
+        reason = f"{gone.symbol} on {gone.exchange} was liquidated"
+        lots, hold.spot = hold.spot // spot.lot_size, 0
+        self._ctx.publish(SubmitOrder(*head, where, spot.symbol, *terms, lots, True, reason))
 
     # --- State ----------------------------------------------------------------------------------
 
