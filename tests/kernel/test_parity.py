@@ -1,5 +1,6 @@
 """The parity certificate: a recorded day through the backtest again, fill by fill."""
 
+import hashlib
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -37,9 +38,10 @@ def certify(run_dir: Path, first: int = 0, end: int = END) -> dict[str, Any]:
         return again.certificate()
 
 
-def changed(recorded: Recorded, cls: type[m.Message], **fields: Any) -> list[bytes]:
+def changed(recorded: Recorded, cls: type[m.Message], which: int = 0, **fields: Any) -> list[bytes]:
     frames = recorded.frames[:]
-    at = next(at for at, raw in enumerate(frames) if isinstance(codec.decode(codec.unpack(raw).body), cls))
+    found = [at for at, raw in enumerate(frames) if isinstance(codec.decode(codec.unpack(raw).body), cls)]
+    at = found[which]
     body = codec.unpack(frames[at]).body
     other = msgspec.structs.replace(codec.decode(body), **fields)
     frames[at] = frames[at].removesuffix(body) + codec.encode(other)
@@ -54,6 +56,31 @@ def test_the_backtest_of_a_recorded_run_gives_every_byte_again(tmp_path, recorde
     assert found["live"]["OrderFilled"] >= 4
     assert found["live_sha256"] == found["backtest_sha256"]
     assert {"tickerml", "sim-fifo", "portfolio"} <= found["versions"].keys()
+
+
+def test_agents_from_outside_that_act_as_the_strategies_did_get_the_same_fills(tmp_path, recorded):
+    found = certify(write(tmp_path, recorded))["environment"]
+
+    assert found["difference"] is None
+    assert found["fills"] >= 4
+    bodies = [codec.unpack(raw).body for raw in recorded.frames]
+    fills = [body for body in bodies if isinstance(codec.decode(body), m.OrderFilled)]
+    assert found["fills_sha256"] == hashlib.sha256(b"".join(fills)).hexdigest()
+
+
+def test_a_fill_that_the_environment_does_not_give_is_shown_beside_its_own(tmp_path, recorded):
+    found = certify(write(tmp_path, recorded, changed(recorded, m.OrderFilled, quantity=7)))
+
+    assert not found["certified"]
+    assert "quantity=7," in found["environment"]["difference"]["live"]
+    assert "quantity=7," not in found["environment"]["difference"]["environment"]
+
+
+def test_an_order_that_was_not_what_the_strategy_sent_makes_the_environment_differ(tmp_path, recorded):
+    other = changed(recorded, m.SubmitOrder, which=1, quantity=1)  # the first one is denied
+    found = certify(write(tmp_path, recorded, other))
+
+    assert found["environment"]["difference"] is not None
 
 
 @pytest.mark.parametrize("cls", [m.OrderFilled, m.RiskVerdict, m.OrderSubmitted], ids=str)

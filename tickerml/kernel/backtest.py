@@ -6,7 +6,7 @@ unless it is given a directory for them, the plugins that write files, and gives
 messages in the same order. So its orders and fills are those of the live run, byte for byte.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,17 +103,25 @@ class Backtest:
 
         Yields ts_recv after each input frame, for progress.
         """
+        for ts, messages in self._frames(until_ns):
+            for message in messages:
+                self.bus.deliver(message, self._inputs)
+            yield ts
+
+    def _frames(self, until_ns: int) -> Iterator[tuple[int, Sequence[m.Message]]]:
         first = 0
         try:
             for ts, messages in self._source.events():
                 first = first or ts
                 self._inputs += 1
                 self._feed.emit(self._source_id, messages, self._inputs)
-                for message in messages:
-                    self.bus.deliver(message, self._inputs)
-                yield ts
+                yield ts, messages
                 if until_ns and ts - first >= until_ns:
                     break
         except Exception as error:
             self._feed.fail(self._source_id, "events", error)
         self._feed.emit(self._source_id, self._source.summarize(), self._inputs)
+
+    def failures(self) -> dict[str, str]:
+        """Return what was set aside so far: plugin -> "stage: error"."""
+        return self._feed.failures | self.bus.failures

@@ -269,20 +269,47 @@ class LocalBus:
         """
         if type(message) not in self._wanted:
             return
+        self.begin(cause)
+        ts = message.ts_recv
+        timers = self._timers
+        while timers and timers[0][0] < ts:
+            self.fire()
+        self.clock.advance(ts)
+        self._dispatch(message, cause)
+
+    def begin(self, cause: int) -> None:
+        """Let what follows be of the input number *cause*; deliver() does so itself."""
         self._cause = cause
         if self._strays:
             self._strays = False
             self._run(self._take(list(self._slots.values())), cause)
-        ts = message.ts_recv
-        timers = self._timers
-        while timers and timers[0][0] < ts:
-            due, _, _, plugin, key = heapq.heappop(timers)
-            self.clock.advance(due)
-            if (slot := self._slots.get(plugin)) and plugin not in self.failed:
-                self._call(slot, slot.on_timer, Timer(due, key), "timer")
-                self._run(self._take([slot]), cause)
-        self.clock.advance(ts)
-        self._dispatch(message, cause)
+
+    def is_due(self, ts: int) -> bool:
+        """Return whether a timer is due before *ts*, ns UTC."""
+        return bool(self._timers) and self._timers[0][0] < ts
+
+    def fire(self) -> None:
+        """Run the first timer and all its consequences; deliver() does so with all that are due."""
+        due, _, _, plugin, key = heapq.heappop(self._timers)
+        self.clock.advance(due)
+        if (slot := self._slots.get(plugin)) and plugin not in self.failed:
+            self._call(slot, slot.on_timer, Timer(due, key), "timer")
+            self._run(self._take([slot]), self._cause)
+
+    def say(self, plugin: str, messages: Iterable[m.Message]) -> None:
+        """
+        Publish *messages* in the name of *plugin*, between two handlers, with all their consequences.
+
+        Raises: PluginContractError: of a type that its spec does not declare; none is published then.
+        """
+        slot = self._slots[plugin]
+        try:
+            for message in messages:
+                slot.publish(message)
+        except PluginContractError:
+            slot.outbox.clear()
+            raise
+        self._run(self._take([slot]), self._cause)
 
     def deliver_encoded(self, body: bytes, cause: int) -> None:
         """Run the encoded input *body*; what cannot be read is skipped and logged, live as in a replay."""
@@ -291,7 +318,12 @@ class LocalBus:
 
     def keep_encoded(self, body: bytes, cause: int) -> None:
         """Take the encoded *body* of a time without these components: it keeps the books, and no more."""
-        if (message := _read(body, cause)) and (keeper := _KEEPERS.get(type(message))):
+        if message := _read(body, cause):
+            self.keep(message)
+
+    def keep(self, message: m.Message) -> None:
+        """Take *message* of a time without these components: it keeps the books, and no more."""
+        if keeper := _KEEPERS.get(type(message)):
             keeper(self, message)
 
     def emit(self, plugin: str, messages: Iterable[m.Message], cause: int) -> None:

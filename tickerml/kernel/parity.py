@@ -1,5 +1,6 @@
 """
-The parity certificate: a day of paper trading, run again through the backtest, fill by fill.
+The parity certificate: a day of paper trading, run again through the backtest, fill by fill, and once
+more as an environment for agents runs it (parity_outside.py).
 
 What reached the trading host is taken from the journal in its order and given to the bus that
 `tickerml backtest` builds; every order event, verdict and fill that comes out is held against what was
@@ -23,6 +24,7 @@ from . import backtest, codec, registry, topics
 from . import messages as m
 from .errors import CodecError, ConfigError, StoreError
 from .journal_reader import JournalReader
+from .parity_outside import Outside
 from .plans import Plan, PluginPlan
 from .replay import Difference
 from .runs import PLAN_KEY, RUN_KEY, Run, read_state
@@ -87,6 +89,7 @@ class Parity:
         self._members = _trading_members(self.plan)
         loaded = [(member, *registry.load_planned(member, self.plan.config)) for member in self._members]
         self._bus = backtest.build(self.plan, loaded, self._record, started_ns=self._run.started_ns)
+        self._outside = Outside(self.plan, loaded, self._run.started_ns, self._bus.wanted_types)
         state = read_state(self._journal)
         self._names = state.origins
         own = {*self._bus.plugins}
@@ -112,6 +115,7 @@ class Parity:
                 is_past = int(path.stem) <= self._first_ns and place.plan == self._digest
                 if is_past and place.position >= self._journal.first() - 1:
                     self._bus.restore(place.bus)
+                    self._outside.bus.restore(place.bus)
                     return place.position
         if self._journal.first() != 1:
             raise StoreError(
@@ -136,6 +140,7 @@ class Parity:
             elif frame.topic.startswith(prefixes) and frame.seq < self._end_seq and not self._take(frame):
                 break
             yield frame.seq
+        self._outside.finish()
 
     def _take(self, frame: codec.Frame) -> bool:
         """Give the bus one input; returns whether what follows may still be compared."""
@@ -152,8 +157,10 @@ class Parity:
             return True
         if message.ts_recv >= self._first_ns:
             self._first_seq = min(self._first_seq, frame.seq)
-        if self._away[0] < frame.seq <= self._away[1]:
-            self._bus.keep_encoded(frame.body, frame.seq)
+        is_kept = self._away[0] < frame.seq <= self._away[1]
+        self._outside.take(frame.seq, message, is_kept)
+        if is_kept:
+            self._bus.keep(message)
         else:
             self.inputs += self._first_seq <= frame.seq
             self._bus.deliver(message, frame.seq)
@@ -179,6 +186,7 @@ class Parity:
         message = codec.decode(frame.body)
         live = Output(self._names[frame.origin], frame.n, frame.cause, frame.body, message)
         self._count(self.live, live)
+        self._outside.hear(live.plugin, live.cause, message, live.body, self._first_seq <= live.cause)
         if self.difference is not None:
             return
         again = self._replayed[0] if self._replayed else None
@@ -217,7 +225,10 @@ class Parity:
         # A host that still has to answer the last inputs has not contradicted them.
         owed = Counter(type(output.message).__name__ for output in self._replayed)
         return {
-            "certified": self.difference is None and not self.stopped_at and self.inputs > 0,
+            "certified": self.difference is None
+            and self._outside.difference is None
+            and not self.stopped_at
+            and self.inputs > 0,
             "day": _day(self._first_ns) if self._first_ns else "all",
             "is_day_over": self._end_seq < 2**63,
             "run": str(self._dir.parent),
@@ -227,6 +238,7 @@ class Parity:
             "unpublished": dict(sorted(owed.items())),
             "live_sha256": self.live.digest.hexdigest(),
             "backtest_sha256": self.again.digest.hexdigest(),
+            "environment": self._outside.report(),
             "versions": {
                 "tickerml": version("tickerml"),
                 **{each.id: each.version for each in self._members},

@@ -110,7 +110,8 @@ def _print(certificate: dict[str, Any]) -> None:
     print(
         "versions           " + ", ".join(f"{name} {each}" for name, each in certificate["versions"].items())
     )
-    print("compared           live and backtest; there is no RL environment yet")
+    environment = certificate["environment"]
+    print(f"environment        {environment['fills']:,} fills, sha256 {environment['fills_sha256']}")
     if certificate["stopped_at"]:
         print(
             f"plugins were changed at seq {certificate['stopped_at']}: what is behind it cannot be compared"
@@ -118,6 +119,9 @@ def _print(certificate: dict[str, Any]) -> None:
     if found := certificate["difference"]:
         print(f"first difference   seq {found['seq']}, {found['component']}")
         print(f"  published {found['live']}\n  again     {found['replayed']}")
+    if found := environment["difference"]:
+        print("first fill that differs in the environment")
+        print(f"  published {found['live']}\n  there     {found['environment']}")
 
 
 @hookimpl
