@@ -202,6 +202,18 @@ def test_nothing_is_missed_where_the_book_is_silent_too_or_the_connection_is_new
     assert missed(channels, watch, 160.0) == [("A", "trade", 60.0)]
 
 
+def test_a_channel_that_was_lost_when_its_feed_was_started_again_still_comes_back() -> None:
+    watch, channels = Watch(["A"], stale_s=30.0, now=0), spoken(2.0, 11)
+    assert missed(channels, watch, 90.0)
+
+    again = Channels(60.0, channels.lost())
+    again.begin(100 * NS_PER_S)
+
+    assert missed(again, watch, 9_000.0) == []
+    assert again.speak("A", "trade", 120 * NS_PER_S) == 100 * NS_PER_S
+    assert again.lost() == []
+
+
 def test_no_channel_is_missed_where_none_shall_be() -> None:
     watch = Watch(["A"], stale_s=30.0, now=0)
 

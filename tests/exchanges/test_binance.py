@@ -177,6 +177,33 @@ def test_exchange_info_gives_instruments_whose_lots_are_finer_than_the_order_ste
     assert (found.tick_size, found.lot_size) == (to_units("0.0001"), to_units("0.00001"))
     assert (found.min_quantity, found.max_quantity) == (1_000, 900_000_000)
     assert found.min_notional == to_units(10)
+    assert (found.max_orders, found.buy_band_ppm, found.sell_band_ppm) == (200, (0, 0), (0, 0))
+
+
+def test_how_far_from_the_average_a_price_may_be_is_said_by_side_or_for_both() -> None:
+    by_side = {
+        "filterType": "PERCENT_PRICE_BY_SIDE",
+        "bidMultiplierUp": "5",
+        "bidMultiplierDown": "0.2",
+        "askMultiplierUp": "4.5",
+        "askMultiplierDown": "0.3",
+        "avgPriceMins": 1,
+    }
+    either = {"filterType": "PERCENT_PRICE", "multiplierUp": "1.1", "multiplierDown": "0.9"}
+    crowd = {"filterType": "MAX_NUM_ORDERS", "limit": 150}
+
+    def listed(*filters: object) -> Instrument:
+        listing = LISTING | {"filters": list(filters)}
+        return parse_exchange_info(raw({"symbols": [listing]}), "binanceus", 7)["BNBUSD"]
+
+    spot, futures = listed(by_side), listed(either, crowd)
+    assert (spot.buy_band_ppm, spot.sell_band_ppm, spot.average_minutes) == (
+        (200_000, 5_000_000),
+        (300_000, 4_500_000),
+        1,
+    )
+    assert futures.buy_band_ppm == futures.sell_band_ppm == (900_000, 1_100_000)
+    assert (futures.average_minutes, futures.max_orders) == (0, 150)
 
 
 def test_lots_are_never_finer_than_the_asset_itself() -> None:

@@ -1,158 +1,126 @@
-"""The live feed against a small Binance on this machine, with the faults that real ones have."""
+"""The live feed of Binance.US against the local one: what every connector shares, step by step."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import aclosing
+import json
+from collections import deque
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import aiohttp
 import msgspec
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
-from tickerml.exchanges.binanceus import BinanceUSOptions, binanceus, tickerml_exchanges
+from tickerml.exchanges.binanceus import tickerml_exchanges
+from tickerml.exchanges.feed import Tally
 from tickerml.exchanges.limits import Pace, Rate
-from tickerml.exchanges.session import Backoff, Closed, Event, Opened, Received, Session, fetch
+from tickerml.exchanges.live import STATE_VERSION
+from tickerml.exchanges.session import Backoff, Closed, Event, Opened, Received, fetch
+from tickerml.exchanges.session import Session as SocketSession
 from tickerml.exchanges.venue import Request, Socket
 from tickerml.kernel import (
+    NS_PER_S,
     BookCrossed,
     BookDelta,
     BookResynced,
     BookSnapshot,
     BookStale,
-    BookState,
+    ChannelLost,
+    ChannelResumed,
     ConfigError,
     FeedConnected,
     FeedError,
     FeedLost,
     FeedSummarized,
     Instrument,
-    Message,
-    OrderBook,
     Quote,
     SequenceGap,
     Side,
     Trade,
-    WallClock,
 )
+from tickerml.testing.exchanges import ExchangeServer
+from tickerml.testing.exchanges.wire import Connection, Frame, Reply
 
-from .fake_binance import FakeBinance, frame
+from .connectors import LiveContext, live_feed
+from .listening import Scenario, Session
+from .listening import play as play_exchange
 
-WITHIN_S = 20.0  # far beyond what any of these takes: a hang fails, a slow machine does not
-
-
-class LiveContext:
-    """What a live feed uses of a Context; draws are the lowest, so that retries come at once."""
-
-    def __init__(self, uniform: float = 0.0) -> None:
-        self.plugin = "exchange-binanceus"
-        self.clock = WallClock()
-        self.log = structlog.get_logger()
-        self._uniform = uniform
-        self.keys: list[tuple[str | int, ...]] = []
-
-    def uniform(self, *key: str | int) -> float:
-        self.keys.append(key)
-        return self._uniform
+BTC, ETH = "BTC/USD", "ETH/USD"
+DEPTH, LISTING = "/api/v3/depth", "/api/v3/exchangeInfo"
+ERROR = '{"error":{"code":2,"msg":"Invalid request"},"id":1}'
 
 
-class Listener:
-    """Collects what a feed yields and keeps the books as the bus does."""
-
-    def __init__(self, server: FakeBinance, state: bytes = b"", **options: Any) -> None:
-        symbols = [f"{name[:3]}/{name[3:]}" for name in server.symbols]
-        options = {
-            "symbols": symbols,
-            "ws_url": f"ws://{server.url}",
-            "rest_url": f"http://{server.url}",
-        } | options
-        self.feed = binanceus(LiveContext(), msgspec.convert(options, BinanceUSOptions))  # type: ignore[arg-type]
-        if state:
-            self.feed.restore(state)
-        self.messages: list[Message] = []
-        self.books: dict[str, OrderBook] = {}
-        self._stream = self.feed.stream()
-
-    async def until(self, *types: type[Message], count: int = 1) -> Message:
-        """Listen until *count* messages of *types* have come since the last call; return the last."""
-        async for messages in self._stream:
-            self.messages += messages
-            for message in messages:
-                self._keep(message)
-            count -= sum(isinstance(message, types) for message in messages)
-            if count <= 0:
-                return next(message for message in reversed(messages) if isinstance(message, types))
-        raise AssertionError(f"the feed ended before {types}")
-
-    def _keep(self, message: Message) -> None:
-        if isinstance(message, BookSnapshot | BookDelta | SequenceGap):
-            book = self.books.setdefault(message.symbol, OrderBook(message.exchange, message.symbol))
-            if isinstance(message, BookSnapshot):
-                book.apply_snapshot(message)
-            elif isinstance(message, BookDelta):
-                book.apply_delta(message)
-            else:
-                book.state = BookState.RESYNCING
-
-    def of(self, *types: type[Message]) -> list[Any]:
-        return [message for message in self.messages if isinstance(message, types)]
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+def play(scenario: Scenario, *symbols: str, **options: Any) -> Session:
+    """Run *scenario* with a feed of *symbols*, which are all that the exchange has."""
+    followed = symbols or (BTC,)
+    return play_exchange("binanceus", scenario, listed=followed, **{"symbols": followed} | options)
 
 
-def play(
-    scenario: Callable[[FakeBinance, Listener], Awaitable[None]], *symbols: str, **options: Any
-) -> Listener:
-    """Run *scenario* against a server and a feed that listens to it; return the listener."""
+def meet(session: Session, *acts: Callable[[Connection], None]) -> None:
+    """Have each of the next connections begin with an act of the exchange's."""
+    connect, left = session.wire.connect, deque(acts)
 
-    async def run() -> Listener:
-        async with asyncio.timeout(WITHIN_S), FakeBinance(*(symbols or ("BTCUSD",))).serving() as server:
-            listener = Listener(server, **options)
-            async with aclosing(listener):
-                await scenario(server, listener)
-            return listener
+    def met(query: Any) -> Connection:
+        connection = connect(query)
+        if left:
+            left.popleft()(connection)
+        return connection
 
-    return asyncio.run(run())
+    session.wire.connect = met  # type: ignore[method-assign]
 
 
-async def synced(server: FakeBinance, listener: Listener) -> None:
-    """Wait until every book has its snapshot."""
-    await listener.until(BookSnapshot, count=len(server.symbols))
+def answer(session: Session, *answers: Callable[[Reply], Reply]) -> None:
+    """Have the next requests for a book answered with what each makes of the true reply."""
+    rest, left = session.wire.rest, deque(answers)
+
+    def answered(method: str, path: str, query: Any) -> Reply | None:
+        reply = rest(method, path, query)
+        return left.popleft()(reply) if left and reply and path == DEPTH else reply
+
+    session.wire.rest = answered  # type: ignore[method-assign]
 
 
-def assert_book_is_true(server: FakeBinance, listener: Listener, wire: str = "BTCUSD") -> None:
-    book = listener.books[f"{wire[:3]}/{wire[3:]}"]
-    bids, asks = server.books[wire]
+def asked(session: Session) -> list[str]:
+    """Return the paths of the REST requests so far."""
+    return [request.split()[1] for request in session.server.requests]
 
-    assert book.state is BookState.VALID
-    assert book.bids.quantities == {round(float(p) * 100): round(float(q) * 1e8) for p, q in bids.items()}
-    assert book.asks.quantities == {round(float(p) * 100): round(float(q) * 1e8) for p, q in asks.items()}
+
+class Instead:
+    """A tamper that sends something else in the place of the next frame."""
+
+    is_over = False
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def on_frame(self, frame: Frame) -> list[Frame]:
+        self.is_over = True
+        return [Frame(self._text)]
 
 
 def test_subscribes_to_depth_trades_and_quotes_and_publishes_them() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        await synced(server, listener)
-        trade = {"e": "trade", "E": 1, "s": "BTCUSD", "t": 7, "p": "100.00", "q": "0.5", "T": 5, "m": True}
-        quote = {"u": 8, "s": "BTCUSD", "b": "99.00", "B": "1.0", "a": "101.00", "A": "2.0"}
-        await server.send(
-            server.change("BTCUSD", "99.50", "2.00000"),
-            frame("BTCUSD", "trade", trade),
-            frame("BTCUSD", "bookTicker", quote),
-        )
-        await listener.until(Quote)
+    async def scenario(session: Session) -> None:
+        await session.until_true()
+        [connection] = session.wire.connections
+        assert list(connection.subscribed) == [
+            (stream, "BTCUSD") for stream in ("depth", "trade", "bookTicker")
+        ]
+        prints: list[Any] = []
+        while not prints:
+            prints += session.server.update("binanceus", BTC).prints
+        await session.until(lambda: len(session.of(Trade)) == len(prints))
+        await session.until_said(Quote)
 
-        assert server.subscriptions == [["btcusd@depth@100ms", "btcusd@trade", "btcusd@bookTicker"]]
-        assert_book_is_true(server, listener)
+        [first, *_], [trade, *_] = prints, session.of(Trade)
+        assert (trade.symbol, trade.seq) == (BTC, first.number)
+        assert trade.aggressor is (Side.BUY if first.is_buy else Side.SELL)
+        assert session.of(Instrument)[0].min_notional == 10 * 10**12
 
-    listener = play(scenario)
+    session = play(scenario, summary_s=60)
 
-    kinds = [type(message) for message in listener.messages]
-    assert kinds == [FeedConnected, Instrument, BookSnapshot, BookDelta, Trade, Quote]
-    trade = listener.of(Trade)[0]
-    assert (trade.symbol, trade.seq, trade.ts_event, trade.aggressor) == ("BTC/USD", 7, 5_000_000, Side.SELL)
-    assert listener.of(Instrument)[0].min_notional == 10 * 10**12
+    kinds = [type(message) for message in session.messages]
+    assert kinds[:3] == [FeedConnected, Instrument, BookSnapshot]
+    assert set(kinds[3:]) <= {Trade, BookDelta, Quote}
 
 
 def test_every_type_it_publishes_is_declared() -> None:
@@ -168,269 +136,226 @@ def test_every_type_it_publishes_is_declared() -> None:
         FeedLost,
         SequenceGap,
     } <= declared
-    assert {BookStale, BookResynced, BookCrossed, FeedSummarized} <= declared
+    assert {BookStale, BookResynced, BookCrossed, FeedSummarized, ChannelLost, ChannelResumed} <= declared
 
 
 def test_a_gap_costs_its_own_book_a_snapshot_and_not_the_connection() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        await synced(server, listener)
-        server.change("BTCUSD", "98.00", "3.00000")  # never sent
-        await server.send(server.change("BTCUSD", "97.00", "4.00000"))
-        await listener.until(BookResynced)
+    async def scenario(session: Session) -> None:
+        await session.until_true()
+        session.server.strike("gap", "binanceus")
+        lost, said = (session.server.update("binanceus", BTC) for _ in range(2))
+        await session.until_said(SequenceGap)
+        assert session.books.is_valid(ETH)
+        await session.until_said(BookResynced)
+        await session.until_true()
 
-        assert_book_is_true(server, listener)
-        assert listener.books["ETH/USD"].state is BookState.VALID
-        assert len(server.subscriptions) == 1
+        [gap] = session.of(SequenceGap)
+        assert (gap.symbol, gap.expected, gap.was) == (BTC, lost.first, said.first)
+        assert asked(session).count(DEPTH) == 3
+        assert len(session.wire.connections) == 1
 
-    listener = play(scenario, "BTCUSD", "ETHUSD")
+    session = play(scenario, BTC, ETH)
 
-    assert [(gap.expected, gap.was) for gap in listener.of(SequenceGap)] == [(101, 102)]
-    assert len(listener.of(FeedConnected)) == 1
-    assert not listener.of(FeedLost)
+    assert session.marks() == ["FeedConnected", "SequenceGap", "BookResynced"]
 
 
 @pytest.mark.parametrize("fault", ["close", "abort"])
 def test_a_lost_connection_is_said_once_and_every_book_comes_back(fault: str) -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        await synced(server, listener)
-        server.change("BTCUSD", "98.00", "3.00000")  # while nobody listens
-        if fault == "close":
-            await server.close()
-        else:
-            server.abort()
-        await listener.until(BookResynced, count=2)
-        await server.send(server.change("BTCUSD", "97.00", "4.00000"))
-        await listener.until(BookDelta)
+    async def scenario(session: Session) -> None:
+        await session.until_true()
+        session.server.strike(fault, "binanceus")
+        session.update()  # while nobody listens
+        await session.until_said(BookResynced, count=2)
+        session.update()
+        await session.until_true()
 
-        assert_book_is_true(server, listener)
-        assert len(server.subscriptions) == 2
+    session = play(scenario, BTC, ETH)
 
-    listener = play(scenario, "BTCUSD", "ETHUSD")
-
-    health = [type(message) for message in listener.of(FeedConnected, FeedLost)]
-    assert health == [FeedConnected, FeedLost, FeedConnected]
+    assert session.marks() == ["FeedConnected", "FeedLost", "FeedConnected", "BookResynced", "BookResynced"]
 
 
 def test_a_feed_that_stays_down_is_said_to_be_lost_only_once() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        server.instead_of_ack = ["close", "close", "close"]
-        await synced(server, listener)
+    async def scenario(session: Session) -> None:
+        meet(session, *[lambda connection: connection.hang_up("close")] * 3)
+        await session.until_true()
 
-    listener = play(scenario)
-
-    assert [type(message) for message in listener.of(FeedConnected, FeedLost)] == [FeedLost, FeedConnected]
-
-
-def test_a_socket_that_answers_pings_but_sends_nothing_is_given_up() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        await synced(server, listener)
-        await listener.until(BookResynced)
-
-    listener = play(scenario, silent_after_s=0.2, ping_s=0.05)
-
-    assert listener.of(FeedLost)[0].reason in ("no data for 0.2 s", "no market data for 0.2 s")
-
-
-def test_a_connection_whose_pings_go_unanswered_is_given_up() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        await synced(server, listener)
-        server.is_mute = True
-        await listener.until(FeedLost)
-        server.is_mute = False
-        await listener.until(BookResynced)
-
-    play(scenario, ping_s=0.2)
+    assert play(scenario).marks() == ["FeedLost", "FeedConnected"]
 
 
 def test_a_silent_book_is_stale_once_while_another_speaks_and_until_it_speaks_again() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        await synced(server, listener)
-        await listener.until(BookStale, count=2)
-        await server.send(server.change("BTCUSD", "98.00", "3.00000"))
-        stale = await listener.until(BookStale)
+    async def scenario(session: Session) -> None:
+        await session.until_true()
+        await session.until_said(BookStale, count=2)
+        session.server.update("binanceus", BTC)
+        await session.until_said(BookStale)
 
-        assert isinstance(stale, BookStale)
-        assert stale.symbol == "BTC/USD"
+    stale = play(scenario, BTC, ETH, stale_after_s=0.1).of(BookStale)
 
-    listener = play(scenario, "BTCUSD", "ETHUSD", stale_after_s=0.1)
-
-    assert sorted(stale.symbol for stale in listener.of(BookStale)) == ["BTC/USD", "BTC/USD", "ETH/USD"]
-    assert all(stale.silent_ms >= 100 for stale in listener.of(BookStale))
+    assert sorted(each.symbol for each in stale) == [BTC, BTC, ETH]
+    assert stale[-1].symbol == BTC
+    assert all(each.silent_ms >= 100 for each in stale)
 
 
 @pytest.mark.parametrize(
     ("garbage", "reason"),
     [
         ("not json", "malformed frame"),
-        ('{"error":{"code":2,"msg":"Invalid request"},"id":1}', "error frame"),
+        (ERROR, "error frame"),
         ('{"stream":"btcusd@trade","data":{"t":1,"p":"1.00"}}', "malformed frame"),
         ('{"stream":"btcusd@kline_1m","data":{}}', "unsupported stream"),
     ],
 )
 def test_a_frame_it_cannot_use_is_counted_and_skipped(garbage: str, reason: str) -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        await synced(server, listener)
-        await server.send(garbage, server.change("BTCUSD", "98.00", "3.00000"))
-        await listener.until(BookDelta)
+    async def scenario(session: Session) -> None:
+        await session.until_true()
+        session.wire.connections[0].send(garbage)
+        session.update()
+        await session.until_said(BookDelta)
+        await session.until_true()
 
-        assert_book_is_true(server, listener)
+    summary = play(scenario).feed.summarize()[0]
 
-    listener = play(scenario)
-
-    summary = listener.feed.summarize()[0]
     assert isinstance(summary, FeedSummarized)
     assert (summary.skipped, summary.reasons) == (1, {reason: 1})
 
 
 def test_a_refused_subscription_is_not_a_connection() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        server.instead_of_ack = ['{"error":{"code":2,"msg":"Invalid request"},"id":1}']
-        await synced(server, listener)
+    async def scenario(session: Session) -> None:
+        meet(session, lambda connection: connection.tampers.append(Instead(ERROR)))
+        await session.until_said(FeedLost)
+        assert not session.of(FeedConnected)
+        await session.until_true()
 
-    listener = play(scenario, silent_after_s=0.2)
+    session = play(scenario, silent_after_s=0.2)
 
-    assert [type(message) for message in listener.messages[:2]] == [FeedLost, FeedConnected]
+    assert session.marks()[:2] == ["FeedLost", "FeedConnected"]
 
 
 @pytest.mark.parametrize("status", [418, 429, 500, 503])
 def test_a_busy_exchange_is_asked_again(status: int) -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        server.refusals = [(status, {"Retry-After": "0"}, "busy"), (status, {}, "busy")]
-        await synced(server, listener)
+    async def scenario(session: Session) -> None:
+        session.wire.refusals.extend([Reply("busy", status, {"Retry-After": "0"}), Reply("busy", status)])
+        await session.until_true()
 
-        assert server.requests == ["/api/v3/exchangeInfo"] * 3 + ["/api/v3/depth"]
+        assert asked(session) == [LISTING] * 3 + [DEPTH]
 
-    listener = play(scenario)
-
-    assert listener.of(FeedLost)[0].reason == f"HTTP {status}"
+    assert play(scenario).of(FeedLost)[0].reason == f"HTTP {status}"
 
 
 def test_a_refused_snapshot_is_asked_for_again_and_said() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        async def refuse(symbol: str) -> None:
-            server.on_depth_request = None
-            server.refusals = [(400, {}, '{"code":-1121,"msg":"Invalid symbol."}')]
-
-        server.on_depth_request = refuse
+    async def scenario(session: Session) -> None:
+        answer(session, lambda _: Reply('{"code":-1121,"msg":"Invalid symbol."}', 400))
         with capture_logs() as logs:
-            await synced(server, listener)
+            await session.until_true()
 
-        assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
-            "feed.snapshot_refused"
-        ]
+        said = [entry["event"] for entry in logs if entry["log_level"] == "error"]
+        assert said == ["feed.snapshot_refused"]
 
     play(scenario)
-
-
-def test_a_snapshot_older_than_the_waiting_updates_is_not_used() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        old = server.snapshot("BTCUSD")
-        server.change("BTCUSD", "98.00", "3.00000")  # never sent
-
-        async def send_first(symbol: str) -> None:
-            server.on_depth_request = None
-            server.stale_snapshots = [old]
-            await server.send(server.change("BTCUSD", "97.00", "4.00000"))
-            await server.taken()
-
-        server.on_depth_request = send_first
-        await synced(server, listener)
-
-        assert_book_is_true(server, listener)
-        assert server.requests.count("/api/v3/depth") == 2
-
-    listener = play(scenario)
-
-    assert not listener.of(SequenceGap)
-    assert len(listener.of(BookSnapshot)) == 1
 
 
 def test_a_request_that_hangs_when_the_connection_is_lost_is_made_again() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        async def hang(symbol: str) -> None:
-            server.on_depth_request = None
-            await server.close()
-            await asyncio.Event().wait()
+    async def scenario(session: Session) -> None:
+        def hang(_: Reply) -> Reply:
+            session.wire.connections[0].hang_up("close")
+            return Reply("later", 503, {"Retry-After": "3600"})
 
-        server.on_depth_request = hang
-        await synced(server, listener)
+        answer(session, hang)
+        await session.until_true()
 
-        assert_book_is_true(server, listener)
-
-    play(scenario)
+    assert play(scenario).marks() == ["FeedConnected", "FeedLost", "FeedConnected"]
 
 
 def test_a_malformed_snapshot_is_counted_and_asked_for_again() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        server.stale_snapshots = [{"lastUpdateId": "x"}]
-        await synced(server, listener)
+    async def scenario(session: Session) -> None:
+        answer(session, lambda _: Reply('{"lastUpdateId":"x"}'))
+        await session.until_true()
 
-        assert_book_is_true(server, listener)
-
-    listener = play(scenario)
-
-    assert listener.feed.summarize()[0].skipped == 1  # type: ignore[attr-defined]
+    assert play(scenario).feed.summarize()[0].skipped == 1  # type: ignore[attr-defined]
 
 
 def test_a_pair_the_exchange_does_not_list_is_left_out_and_said() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
+    async def scenario(session: Session) -> None:
         with capture_logs() as logs:
-            await synced(server, listener)
+            await session.until_said(BookSnapshot)
 
         unlisted = [entry["symbols"] for entry in logs if entry["event"] == "feed.symbols_unlisted"]
         assert unlisted == [["XRP/USD"]]
 
-    listener = play(scenario, symbols=["BTC/USD", "XRP/USD"])
+    session = play(scenario, symbols=[BTC, "XRP/USD"])
 
-    assert listener.of(FeedConnected)[0].symbols == ["BTC/USD"]
+    assert session.of(FeedConnected)[0].symbols == [BTC]
 
 
 def test_no_listed_pair_at_all_is_a_configuration_error() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
+    async def scenario(session: Session) -> None:
         with pytest.raises(ConfigError, match=r"expected pairs that binanceus lists, was \['XRP/USD'\]"):
-            await listener.until(FeedConnected)
+            await session.until_said(FeedConnected)
 
     play(scenario, symbols=["XRP/USD"])
 
 
 def test_what_was_seen_is_summarized_regularly() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        await synced(server, listener)
-        await listener.until(FeedSummarized, count=2)
+    async def scenario(session: Session) -> None:
+        await session.until_true()
+        await session.until_said(FeedSummarized, count=2)
 
-    listener = play(scenario, summary_s=0.05)
+    last = play(scenario, summary_s=0.05).of(FeedSummarized)[-1]
 
-    last = listener.of(FeedSummarized)[-1]
     assert (last.exchange, last.messages, last.skipped) == ("binanceus", 3, 0)  # exchangeInfo, ack, depth
 
 
 def test_a_restarted_feed_says_that_it_was_lost_and_counts_on() -> None:
     states: list[bytes] = []
 
-    async def first(server: FakeBinance, listener: Listener) -> None:
-        await synced(server, listener)
-        await server.send("not json", server.change("BTCUSD", "98.00", "3.00000"))
-        await listener.until(BookDelta)
-        states.append(listener.feed.snapshot())
+    async def first(session: Session) -> None:
+        await session.until_true()
+        session.wire.connections[0].send("not json")
+        await session.until(lambda: session.feed.summarize()[0].skipped == 1)  # type: ignore[attr-defined]
+        states.append(session.feed.snapshot())
 
-    async def second(server: FakeBinance, listener: Listener) -> None:
-        await listener.until(BookResynced)
+    async def second(session: Session) -> None:
+        await session.until_said(BookResynced)
 
-    play(first)
-    listener = play(second, state=states[0])
+    play(first, summary_s=0.05)
+    session = play(second, state=states[0])
 
-    health = [type(message) for message in listener.of(FeedConnected, FeedLost)]
-    assert health == [FeedLost, FeedConnected]
-    summary = listener.feed.summarize()[0]
+    assert session.marks() == ["FeedLost", "FeedConnected", "BookResynced"]
+    summary = session.feed.summarize()[0]
     assert isinstance(summary, FeedSummarized)
-    assert (summary.messages, summary.skipped) == (8, 1)
+    assert (summary.messages, summary.skipped) == (7, 1)
+
+
+def test_a_channel_that_was_lost_before_a_restart_is_said_to_be_back() -> None:
+    async def scenario(session: Session) -> None:
+        await session.until_true()
+        while not session.server.update("binanceus", BTC).prints:
+            pass
+        await session.until_said(ChannelResumed)
+
+    lost = ("BTCUSD", "trade", 1_700_000_000 * NS_PER_S)
+    session = play(scenario, state=msgspec.msgpack.encode((Tally(), True, [lost])))
+
+    [resumed] = session.of(ChannelResumed)
+    assert (resumed.symbol, resumed.channel) == (BTC, "trade")
+    assert resumed.silent_ms > 10**9
+    assert session.feed.snapshot() == msgspec.msgpack.encode((session.feed._tally, True, []))
+
+
+def test_the_state_of_the_version_before_is_taken() -> None:
+    feed = live_feed("binanceus", "127.0.0.1", [BTC])
+    state = msgspec.msgpack.encode((Tally(), True))
+
+    feed.restore(feed.migrate(state, STATE_VERSION - 1))
+
+    assert feed.snapshot() == msgspec.msgpack.encode((Tally(), True, []))
 
 
 def test_closing_the_stream_closes_its_connections_and_tasks() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        await synced(server, listener)
+    async def scenario(session: Session) -> None:
+        await session.until_true()
         before = asyncio.all_tasks()
-        await listener.aclose()
+        await session.aclose()
         left = asyncio.all_tasks() & before
 
         assert not [task for task in left if "LiveFeed" in repr(task)]
@@ -442,40 +367,57 @@ def test_closing_the_stream_closes_its_connections_and_tasks() -> None:
 
 
 def test_a_book_that_is_what_rest_says_passes_its_audit() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        await synced(server, listener)
+    async def scenario(session: Session) -> None:
+        await session.until_true()
         with capture_logs() as logs:
             while not [entry for entry in logs if entry["event"] == "feed.book_audited"]:
-                await server.send(server.change("BTCUSD", "98.00", "3.00000"))
-                await listener.until(BookDelta)
+                session.update()
+                await session.until_said(BookDelta)
 
-    listener = play(scenario, audit_s=0.05, summary_s=0.05)
+    session = play(scenario, audit_s=0.05, summary_s=0.05)
 
-    assert not listener.of(SequenceGap)
+    assert not session.of(SequenceGap)
 
 
 def test_a_book_that_differs_twice_from_what_rest_says_is_given_up_and_fetched_anew() -> None:
-    async def scenario(server: FakeBinance, listener: Listener) -> None:
-        await synced(server, listener)
-        server.books["BTCUSD"][0]["99.90"] = "7.00000"  # by no update that has a number
-        with capture_logs() as logs:
-            await listener.until(BookResynced)
+    def with_another_best(reply: Reply) -> Reply:
+        book = json.loads(reply.body)
+        book["bids"][0][1] = "7.00000"  # by no update that has a number
+        return reply._replace(body=json.dumps(book))
 
-        assert_book_is_true(server, listener)
+    async def scenario(session: Session) -> None:
+        await session.until_true()
+        answer(session, *[with_another_best] * 3)
+        with capture_logs() as logs:
+            await session.until_said(BookResynced)
+
+        assert session.books.books[BTC].bids.top(1)[0][1] == 7 * 10**8
         failed = [entry["times"] for entry in logs if entry["event"] == "feed.audit_failed"]
         assert failed == [1, 2]
 
-    listener = play(scenario, audit_s=0.05, summary_s=0.05)
+    session = play(scenario, audit_s=0.05, summary_s=0.05)
 
-    assert [(gap.expected, gap.was) for gap in listener.of(SequenceGap)] == [(101, 0)]
-    assert not listener.of(FeedLost)
+    assert [gap.was for gap in session.of(SequenceGap)] == [0]
+    assert not session.of(FeedLost)
 
 
 # --- The session layer ------------------------------------------------------------------------------
 
 
+class DrawingContext(LiveContext):
+    """A context that remembers what its draws were for."""
+
+    def __init__(self) -> None:
+        super().__init__("exchange-binanceus", uniform=0.5)
+        self.keys: list[tuple[str | int, ...]] = []
+
+    def uniform(self, *key: str | int) -> float:
+        self.keys.append(key)
+        return super().uniform(*key)
+
+
 def test_the_wait_doubles_to_a_minute_and_starts_again_after_a_reset() -> None:
-    ctx = LiveContext(uniform=0.5)
+    ctx = DrawingContext()
     backoff = Backoff(ctx, "socket")  # type: ignore[arg-type]
 
     waits = [backoff.next_s() for _ in range(9)]
@@ -487,74 +429,73 @@ def test_the_wait_doubles_to_a_minute_and_starts_again_after_a_reset() -> None:
 
 
 AT_ONCE = Rate(1_000, 0.001)
+CONTEXT: Any = LiveContext("exchange-binanceus")
 
 
-def run_session(scenario: Callable[[FakeBinance, asyncio.Queue[Event]], Coroutine[Any, Any, None]]) -> None:
+def with_exchange(
+    scenario: Callable[[ExchangeServer, aiohttp.ClientSession], Coroutine[Any, Any, None]],
+) -> None:
     async def run() -> None:
         async with (
-            asyncio.timeout(WITHIN_S),
-            FakeBinance("BTCUSD").serving() as server,
+            asyncio.timeout(20.0),
+            ExchangeServer("binanceus").serving() as server,
             aiohttp.ClientSession() as http,
         ):
-            happened: asyncio.Queue[Event] = asyncio.Queue()
-
-            async def dial() -> Socket:
-                return Socket(f"ws://{server.url}/stream", ['{"params":[],"id":1}'], 5.0)
-
-            session = Session(LiveContext(), http, dial, Pace(AT_ONCE), happened.put, silent_s=5.0)  # type: ignore[arg-type]
-            task = asyncio.create_task(session.run())
-            await scenario(server, happened)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await scenario(server, http)
 
     asyncio.run(run())
 
 
 def test_a_session_opens_receives_closes_and_opens_again() -> None:
-    async def scenario(server: FakeBinance, happened: asyncio.Queue[Event]) -> None:
+    async def scenario(server: ExchangeServer, http: aiohttp.ClientSession) -> None:
+        happened: asyncio.Queue[Event] = asyncio.Queue()
+
+        async def dial() -> Socket:
+            return Socket(f"{server.ws_url('binanceus')}/stream", ['{"params":[],"id":1}'], 5.0)
+
+        session = SocketSession(CONTEXT, http, dial, Pace(AT_ONCE), happened.put, silent_s=5.0)
+        task = asyncio.create_task(session.run())
         seen: list[Any] = [await happened.get(), await happened.get()]
-        await server.close()
+        server.strike("close", "binanceus")
         seen += [await happened.get(), await happened.get()]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
         assert [type(event) for event in seen] == [Opened, Received, Closed, Opened]
-        assert seen[1].data == b'{"result": null, "id": 1}'
+        assert seen[1].data == b'{"result":null,"id":1}'
         assert seen[2].reason == "closed by the exchange with code 1000"
         assert [event.ts_recv for event in seen] == sorted(event.ts_recv for event in seen)
 
-    run_session(scenario)
+    with_exchange(scenario)
 
 
 def test_a_reply_that_asking_again_would_not_change_is_an_error() -> None:
-    async def run() -> None:
-        async with FakeBinance("BTCUSD").serving() as server, aiohttp.ClientSession() as http:
-            server.refusals = [(403, {}, "forbidden")]
-            backoff = Backoff(LiveContext(), "get")  # type: ignore[arg-type]
-            request = Request(f"http://{server.url}/api/v3/exchangeInfo")
-            with pytest.raises(FeedError, match="was refused: 403 b'forbidden'"):
-                await fetch(http, request, Pace(AT_ONCE), backoff, lambda reason, wait_s: None)
+    async def scenario(server: ExchangeServer, http: aiohttp.ClientSession) -> None:
+        server.wires["binanceus"].refusals.append(Reply("forbidden", 403))
+        request = Request(server.rest_url("binanceus") + LISTING)
+        with pytest.raises(FeedError, match="was refused: 403 b'forbidden'"):
+            await fetch(http, request, Pace(AT_ONCE), Backoff(CONTEXT, "get"), lambda reason, wait_s: None)
 
-    asyncio.run(run())
+    with_exchange(scenario)
 
 
 def test_the_exchange_s_retry_after_is_honoured_where_it_is_longer_than_the_backoff() -> None:
     waits: list[tuple[str, float]] = []
 
-    async def run() -> None:
-        async with FakeBinance("BTCUSD").serving() as server, aiohttp.ClientSession() as http:
-            server.refusals = [(429, {"Retry-After": "3600"}, "")]
-            backoff = Backoff(LiveContext(), "get")  # type: ignore[arg-type]
-            request = Request(f"http://{server.url}/api/v3/exchangeInfo")
-            told = asyncio.Event()
+    async def scenario(server: ExchangeServer, http: aiohttp.ClientSession) -> None:
+        server.wires["binanceus"].refusals.append(Reply("", 429, {"Retry-After": "3600"}))
+        request = Request(server.rest_url("binanceus") + LISTING)
+        told = asyncio.Event()
 
-            def on_trouble(reason: str, wait_s: float) -> None:
-                waits.append((reason, wait_s))
-                told.set()
+        def on_trouble(reason: str, wait_s: float) -> None:
+            waits.append((reason, wait_s))
+            told.set()
 
-            task = asyncio.create_task(fetch(http, request, Pace(AT_ONCE), backoff, on_trouble))
-            await told.wait()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        task = asyncio.create_task(fetch(http, request, Pace(AT_ONCE), Backoff(CONTEXT, "get"), on_trouble))
+        await told.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
-    asyncio.run(run())
+    with_exchange(scenario)
 
     assert waits == [("HTTP 429", 3600.0)]

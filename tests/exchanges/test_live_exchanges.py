@@ -1,129 +1,30 @@
 """
 Every connector, as it is built for a run, against the exchanges of this machine: real sockets, real faults.
 
-What a subscriber's books say is compared with what the exchange has, level by level. What
-nobody can see on a socket in a test's time, wrong books in hours of faults, is in campaign.py.
+What nobody can see on a socket in a test's time, wrong books in hours of faults, is in campaign.py.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
-from contextlib import aclosing
+from collections.abc import Callable, Iterable
 from random import Random
-from typing import Any
 
 import pytest
 
-from tests.exchanges.connectors import CONNECTORS, live_feed
-from tests.exchanges.truth import Books, Truth, truth_of
 from tickerml.kernel import (
-    BookCrossed,
     BookResynced,
     BookSnapshot,
     ChannelLost,
     ChannelResumed,
-    ChecksumFailed,
     FeedConnected,
     FeedLost,
     FeedSummarized,
-    Message,
-    SequenceGap,
     Trade,
 )
-from tickerml.testing.exchanges import ExchangeServer
 
-WITHIN_S = 60.0
-
-SYMBOLS = {
-    "krakenfutures": ["BTC/USD-PERP", "ETH/USD-PERP"],
-    "kucoinfutures": ["BTC/USDT-PERP", "ETH/USDT-PERP"],
-    "binanceusdm": ["BTC/USDT-PERP", "ETH/USDT-PERP"],
-}
-#: A book that every lost frame of shows in the checksum.
-OPTIONS = {"kraken": {"depth": 10}}
-
-#: What is said of a connection, and of books in doubt.
-MARKS = (FeedConnected, FeedLost, SequenceGap, ChecksumFailed, BookCrossed, BookResynced)
+from .connectors import CONNECTORS
+from .listening import MARKS, Session, play
 
 exchanges = pytest.mark.parametrize("exchange", CONNECTORS)
-
-
-class Session:
-    """One connector and the exchange it listens to."""
-
-    def __init__(self, server: ExchangeServer, exchange: str, **options: Any) -> None:
-        self.server, self.exchange = server, exchange
-        self.symbols = SYMBOLS.get(exchange, ["BTC/USDT", "ETH/USDT"])
-        options = {"summary_s": 0.2} | OPTIONS.get(exchange, {}) | options
-        self.feed = live_feed(exchange, server.address, self.symbols, **options)
-        self.books = Books()
-        self.messages: list[Message] = []
-        self.markets = [server.wires[exchange].market(symbol) for symbol in self.symbols]
-        self._stream = self.feed.stream()
-        self._truths: dict[str, Truth] = {}
-
-    async def until(self, is_so: Callable[[], bool]) -> None:
-        """Take what the connector says until *is_so*."""
-        while not is_so():
-            messages = await anext(self._stream)
-            self.messages += messages
-            for message in messages:
-                self.books.take(message)
-
-    async def until_said(self, *kinds: type[Message]) -> None:
-        """Take what the connector says until it says one of *kinds* that it has not said yet."""
-        before = len(self.of(*kinds))
-        await self.until(lambda: len(self.of(*kinds)) > before)
-
-    async def until_true(self) -> None:
-        """Take what the connector says until every book says VALID and is the exchange's."""
-        await self.until(lambda: not self.untrue())
-
-    def untrue(self) -> list[str]:
-        """Return what is wrong with the books now, marked or not."""
-        wrong = []
-        for symbol, market in zip(self.symbols, self.markets, strict=True):
-            if not self.books.is_valid(symbol):
-                wrong.append(f"{symbol} is not valid")
-                continue
-            if symbol not in self._truths:
-                wire = self.server.wires[self.exchange]
-                self._truths[symbol] = truth_of(wire, self.books.instruments[symbol])
-            truth = self._truths[symbol]
-            truth.move_to(market.seq)
-            wrong += [difference for difference in [truth.differs(self.books.books[symbol])] if difference]
-        return wrong
-
-    def update(self, times: int = 1) -> None:
-        """Let something happen in every market."""
-        for _ in range(times):
-            for symbol in self.symbols:
-                self.server.update(self.exchange, symbol)
-
-    def of(self, *kinds: type[Message]) -> list[Any]:
-        return [message for message in self.messages if isinstance(message, kinds)]
-
-    def marks(self) -> list[str]:
-        """Return the kinds of what was said of the connection and of doubt, in their order."""
-        return [type(message).__name__ for message in self.of(*MARKS)]
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-def play(exchange: str, scenario: Callable[[Session], Coroutine[Any, Any, None]], **options: Any) -> Session:
-    """Run *scenario* with the exchange's connector; return what it listened to."""
-
-    async def run() -> Session:
-        async with ExchangeServer(exchange, seed=5).serving() as server:
-            session = Session(server, exchange, **options)
-            try:
-                async with asyncio.timeout(WITHIN_S), aclosing(session):
-                    await scenario(session)
-            except TimeoutError:
-                pytest.fail(f"after {WITHIN_S} s: {session.untrue()}; said: {session.marks()}")
-            return session
-
-    return asyncio.run(run())
 
 
 @exchanges
@@ -230,6 +131,8 @@ def test_a_connection_that_only_looks_alive_is_given_up(exchange: str, fault: st
     session = play(exchange, lambda session: strike_and_recover(session, fault), **quick)
 
     assert session.marks()[:3] == ["FeedConnected", "FeedLost", "FeedConnected"]
+    if fault == "silence":
+        assert session.of(FeedLost)[0].reason in ("no data for 0.5 s", "no market data for 0.5 s")
 
 
 @pytest.mark.parametrize("exchange", ["coinbase", "kraken", "kucoin"])

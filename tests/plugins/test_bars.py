@@ -18,6 +18,8 @@ from tickerml.kernel import (
     NS_PER_S,
     UNIT,
     Bar,
+    ChannelLost,
+    ChannelResumed,
     ConfigError,
     FeedLost,
     Instrument,
@@ -113,7 +115,11 @@ def test_a_print_of_nothing_makes_no_bar():
 
 @pytest.mark.parametrize(
     "doubt",
-    [FeedLost(at(70), "test", "closed", 100), SequenceGap(at(70), "test", "BTC/USDT", 5, 7)],
+    [
+        FeedLost(at(70), "test", "closed", 100),
+        SequenceGap(at(70), "test", "BTC/USDT", 5, 7),
+        ChannelLost(at(70), "test", "BTC/USDT", "trade", 5_000, "no trade"),
+    ],
     ids=lambda message: type(message).__name__,
 )
 def test_a_bar_in_which_something_may_be_missing_says_so(doubt):
@@ -132,6 +138,46 @@ def test_while_a_feed_is_lost_no_bar_is_whole():
 
     said = {((bar.ts_event - START) // MINUTE): bar.is_whole for bar in bus.of(Bar) if bar.exchange == "test"}
     assert said == {-1: False, 1: False, 2: True}
+
+
+def whole(bus, symbol="BTC/USDT"):
+    return {(bar.ts_event - START) // MINUTE: bar.is_whole for bar in bus.of(Bar) if bar.symbol == symbol}
+
+
+def test_while_the_prints_of_a_symbol_alone_are_lost_its_bars_are_not_whole():
+    bus = harness()
+    bus.send(trade(at(-5), 100), trade(at(5), 100), trade(at(6), 7, symbol="ETH/USDT"))
+    bus.send(ChannelLost(at(50), "test", "BTC/USDT", "trade", 45_000, "no trade"))
+    bus.send(FeedLost(at(50), "test", "no trade", 100), trade(at(65), 7, symbol="ETH/USDT"))
+    bus.send(trade(at(125), 7, symbol="ETH/USDT"), trade(at(130), 100))
+    bus.send(ChannelResumed(at(130), "test", "BTC/USDT", "trade", 125_000))
+    bus.send(trade(at(170), 100), trade(at(185), 100), trade(at(186), 7, symbol="ETH/USDT"))
+    bus.send(TimeTick(at(300)))
+
+    assert whole(bus) == {-1: False, 0: False, 2: False, 3: True}
+    assert whole(bus, "ETH/USDT") == {0: False, 1: False, 2: True, 3: True}
+
+
+def test_a_lost_channel_of_quotes_takes_no_print_away():
+    bus = harness()
+    bus.send(trade(at(-5), 100), trade(at(5), 100))
+    bus.send(ChannelLost(at(50), "test", "BTC/USDT", "quote", 45_000, "no quote"), trade(at(65), 100))
+    bus.send(TimeTick(at(300)))
+
+    assert whole(bus) == {-1: False, 0: True, 1: True}
+
+
+def test_a_restart_while_prints_are_lost_does_not_forget_it():
+    tape = [
+        trade(at(-5), 100),
+        ChannelLost(at(50), "test", "BTC/USDT", "trade", 45_000, "no trade"),
+        trade(at(65), 100),
+        trade(at(125), 100),
+        TimeTick(at(300)),
+    ]
+
+    for cut in range(len(tape)):
+        assert run_with_restarts(harness, tape, [cut]) == run_with_restarts(harness, tape, [])
 
 
 def test_refuses_intervals_that_do_not_divide_a_day():

@@ -15,11 +15,17 @@ from typer.testing import CliRunner
 from tickerml.kernel import (
     BookResynced,
     BookStale,
+    ChannelLost,
+    ChannelResumed,
+    ChecksumFailed,
     ConfigError,
     FeedConnected,
     FeedEnded,
     FeedLost,
+    FundingUpdated,
+    Grid,
     Message,
+    Quote,
     SequenceGap,
     Side,
 )
@@ -443,6 +449,34 @@ def test_coverage_names_every_gap_with_its_reason(tmp_path):
     assert "feed lost: closed" in text
 
 
+def test_a_channel_that_died_alone_is_a_gap_of_its_own_stream(tmp_path):
+    s, market = 10**9, Market()
+    said = [market.book(0, bids=[(99, 1)], asks=[(101, 1)])]
+    said += [market.trade(ts * s, 100, ts, Side.BUY) for ts in range(1, 5)]
+    said += [market.delta(ts * s, bids=[(98, ts)]) for ts in range(1, 25)]
+    said += [
+        ChannelLost(24 * s, "test", "BTC/USDT", "trade", 20_000, "no trade for 20.0 s"),
+        FeedLost(24 * s, "test", "no trade for 20.0 s", 5),
+        FeedConnected(25 * s, "test", ["BTC/USDT"]),
+        market.book(25 * s, bids=[(99, 1)], asks=[(101, 1)]),
+        market.trade(30 * s, 100, 1, Side.BUY),
+        ChannelResumed(30 * s, "test", "BTC/USDT", "trade", 26_000),
+        market.trade(40 * s, 100, 1, Side.BUY),
+        ChannelLost(60 * s, "test", "BTC/USDT", "quote", 20_000, "no quote for 20.0 s"),
+    ]
+    record(tmp_path, *said)
+
+    book, trade = report("coverage", "--tape", tmp_path)["streams"]
+
+    feed = (24, 25, "feed lost: no trade for 20.0 s")
+    assert gaps_of(book) == [feed]
+    assert gaps_of(trade) == [(4, 30, "channel lost: no trade for 20.0 s"), feed]
+
+
+def gaps_of(stream):
+    return [(gap["start"] // 10**9, gap["end"] // 10**9, gap["reason"]) for gap in stream["gaps"]]
+
+
 def test_a_silence_that_nobody_has_told_of_is_a_gap(tmp_path):
     s, market = 10**9, Market()
     times = [1, 2, 3, 700, 701, 5000, 5001]
@@ -508,6 +542,87 @@ def test_a_book_is_shown_as_it_was(tape):
     assert report("inspect", "--tape", tape, "--at", f"{S + 5}")["books"][0]["tick"] == 0.01
     assert report("inspect", "--tape", tape)["streams"][0]["blocks"] == 1
     assert len(report("inspect", "--tape", tape, "-n", "3")["rows"]["trade|binanceus|BTC/USD"]) == 3
+
+
+def test_what_came_is_shown_message_by_message_in_the_order_of_receipt(tmp_path):
+    s, market = 10**9, Market()
+    record(
+        tmp_path,
+        instrument(),
+        market.book(0, bids=[(price, 5) for price in range(96, 100)], asks=[(101, 7)]),
+        market.trade(3 * s, 100, 2, Side.SELL),
+        market.trade(2 * s, 101, 4, Side.BUY),
+        market.delta(3 * s, bids=[(99, 0)]),
+        SequenceGap(4 * s, "test", "BTC/USDT", 5, 8),
+        ChecksumFailed(5 * s, "test", "BTC/USDT", 3, 9),
+    )
+
+    def shown(*words: str) -> list[str]:
+        lines = run("show", "--tape", tmp_path, *words).splitlines()
+        return [" ".join(line.split()[1:]) for line in lines]
+
+    book, trade = "book|test|BTC/USDT", "trade|test|BTC/USDT"
+    scale = TapeReader(tmp_path).scale(book)
+    price, size = Grid(scale.tick_size).text, Grid(scale.lot_size).text
+    whole = ", ".join(f"{size(5)} at {price(each)}" for each in (96, 97, 98))
+    sold, bought = (f"{side} {size(n)} at {price(p)}, " for side, n, p in (("sell", 2, 100), ("buy", 4, 101)))
+    lines = shown("-n", "30")
+    assert lines[:2] == [
+        f"00:00:00.000 {book} GAP",
+        f"00:00:00.000 {book} whole book 1: {whole}, 1 more | {size(7)} at {price(101)}",
+    ]
+    assert lines[2].startswith(f"00:00:03.000 {book} change 4: 0 at {price(99)} | -")
+    assert [line for line in lines if trade in line and "GAP" not in line] == [
+        f"00:00:03.000 {trade} {sold}2",
+        f"00:00:02.000 {trade} {bought}3 LATE",
+    ]
+    assert lines[-2:] == [
+        f"00:00:04.000 {book} GAP: expected 5, was 8",
+        f"00:00:05.000 {book} CHECKSUM: expected 3, was 9",
+    ]
+    waited = shown("--late-ms", "1000", "--stream", trade, "-n", "30")
+    assert waited == [
+        f"00:00:02.000 {trade} {bought}3",
+        f"00:00:03.000 {trade} GAP",
+        f"00:00:03.000 {trade} {sold}2",
+    ]
+    assert shown("--from", "1970-01-01T00:00:06") == ["came in that time"]
+    events = report("show", "--tape", tmp_path, "--from", "1970-01-01T00:00:03", "--stream", book)["events"]
+    assert [(each["type"], each.get("bids")) for each in events[:2]] == [
+        ("BookDelta", [[99, 0]]),
+        ("SequenceGap", None),
+    ]
+
+
+def test_quotes_funding_and_bars_are_shown_too(tmp_path):
+    quote = Quote(1, 1, "test", "BTC/USDT", 7, 99, 1, 101, 2)
+    funding = FundingUpdated(2, 2, "test", "BTC/USDT", 100, 99, 10**8, 2 * 10**8, 3, 28_800)
+    record(tmp_path, instrument(), quote, funding, quotes=True)
+
+    text = run("show", "--tape", tmp_path)
+
+    assert "rate 0.010000%, predicted 0.020000%, mark" in text
+    assert " at 0.99 | " in text
+
+
+def test_a_book_whose_source_has_ended_is_a_gap_only_where_more_came(tmp_path):
+    s, market = 10**9, Market()
+    said = [market.book(0, bids=[(99, 1)], asks=[(101, 1)]), market.delta(5 * s, bids=[(98, 1)])]
+    ended = BookStale(5 * s, "test", "BTC/USDT", 0)
+    record(tmp_path / "a", *said, ended)
+    record(tmp_path / "b", *said, ended, market.delta(9 * s, bids=[(97, 1)]))
+
+    found = [report("coverage", "--tape", tmp_path / name)["streams"][0] for name in "ab"]
+
+    assert [gaps_of(stream) for stream in found] == [[], [(5, 9, "its source had ended for 4.0 s")]]
+
+
+def test_a_stream_of_one_instant_has_its_day(tmp_path):
+    record(tmp_path, Market().trade(5, 100, 1, Side.BUY))
+
+    [stream] = report("coverage", "--tape", tmp_path)["streams"]
+
+    assert stream["days"]["1970-01-01"]["rows"] == 2
 
 
 def test_tapes_are_compared_row_by_row(tape, tmp_path):

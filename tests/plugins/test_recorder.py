@@ -13,6 +13,9 @@ from tickerml.exchanges import capture
 from tickerml.kernel import (
     BookDelta,
     BookSnapshot,
+    ChannelLost,
+    ChannelResumed,
+    FeedEnded,
     FeedLost,
     Message,
     OrderBook,
@@ -256,6 +259,25 @@ def test_a_lost_feed_leaves_a_gap_in_every_stream_of_its_exchange(tmp_path):
     }
 
     assert gaps == {"trade|other|BTC/USDT": [1], TRADE: [1, 5]}
+
+
+def test_a_lost_channel_leaves_a_gap_in_its_own_stream_and_says_so_in_the_notes(tmp_path):
+    market, other = Market(), Market(symbol="ETH/USDT")
+    lost = ChannelLost(5, "test", "BTC/USDT", "trade", 4, "no trade")
+    resumed = ChannelResumed(6, "test", "BTC/USDT", "trade", 5)
+    bus = build(tmp_path, block_rows=2)
+
+    bus.send(market.book(1, bids=[(99, 1)], asks=[(101, 1)]))
+    bus.send(market.trade(1, 100, 1, Side.BUY), other.trade(1, 100, 1, Side.BUY), lost)
+    bus.send(market.trade(6, 100, 1, Side.BUY), resumed, FeedEnded(9, "test", 1, 0))
+    tape = tape_of(tmp_path)
+    gaps = {
+        stream: [m.ts_recv for m in recorded(tmp_path, stream) if isinstance(m, SequenceGap)]
+        for stream in tape.streams()
+    }
+
+    assert gaps == {TRADE: [1, 5], TRADE.replace("BTC", "ETH"): [1], BOOK: [1]}
+    assert tape.doubts() == [lost, resumed]
 
 
 def test_a_full_tape_sets_the_recorder_aside_and_says_so(tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import struct
 import sys
 import zlib
@@ -14,9 +15,11 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from tickerml.kernel import StoreError
 from tickerml.plugins import tape_loops
+from tickerml.plugins.data import commands
 from tickerml.plugins.tape import Kind, TapeReader, TapeWriter, pack_rows, unpack_rows
 from tickerml.plugins.tape_codec import cut
 from tickerml.plugins.tape_numpy import NUMPY, Kernels
@@ -95,6 +98,38 @@ def test_a_reader_that_is_to_be_compiled_says_that_numba_is_missing(tmp_path, mo
     with pytest.raises(StoreError, match=r"was not installed: pip install 'tickerml\[pc\]'"):
         TapeReader(tmp_path / "tape.mdb", is_compiled=True)
     assert TapeReader(tmp_path / "tape.mdb").codec == "numpy"
+
+
+def test_a_reader_that_may_choose_is_compiled_where_the_tape_is_large_and_numba_there(tmp_path, monkeypatch):
+    path = tmp_path / "tape.mdb"
+    TapeWriter(path, map_mb=16).seal(BOOK, 0, rows(3000))
+    size = path.stat().st_size
+    monkeypatch.setattr(tape_loops, "compiled", lambda: forms()[0])
+    installed = [True]
+    monkeypatch.setattr(tape_loops, "find_spec", lambda name: installed[0] or None)
+
+    for worth, expected in ((size, "loops"), (size + 1, "numpy")):
+        monkeypatch.setattr(tape_loops, "WORTH_BYTES", worth)
+        reader = TapeReader(path, is_compiled=None)
+        assert reader.codec == expected
+        assert reader.read(BOOK).tobytes() == TapeReader(path).read(BOOK).tobytes()
+    installed[0] = False
+    monkeypatch.setattr(tape_loops, "WORTH_BYTES", 0)
+    assert TapeReader(path, is_compiled=None).codec == "numpy"
+    assert TapeReader(path).codec == "numpy"
+
+
+def test_the_commands_that_read_everything_choose(tmp_path, monkeypatch):
+    TapeWriter(tmp_path / "tape.mdb", map_mb=16).seal(BOOK, 0, rows(300))
+    monkeypatch.setattr(tape_loops, "compiled", lambda: forms()[0])
+    monkeypatch.setattr(tape_loops, "find_spec", lambda name: name)
+    monkeypatch.setattr(tape_loops, "WORTH_BYTES", 0)
+
+    words = ["export", "csv", "--tape", str(tmp_path), "--out", str(tmp_path / "out"), "--json"]
+    said = json.loads(CliRunner().invoke(commands, words, catch_exceptions=False).output.splitlines()[-1])
+
+    assert said["codec"] == "loops"
+    assert list(said["files"].values()) == [300]
 
 
 def test_a_compiled_writer_and_reader_make_the_same_tape(tmp_path):

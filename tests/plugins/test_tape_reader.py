@@ -1,5 +1,6 @@
 """A tape for a researcher: books at any instant, streams in step, bars, tables, what is not sealed yet."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from tickerml.kernel import (
     NS_PER_S,
@@ -15,6 +17,7 @@ from tickerml.kernel import (
     BookDelta,
     BookSnapshot,
     BookState,
+    ChannelLost,
     ChecksumFailed,
     FeedEnded,
     FeedLost,
@@ -31,6 +34,8 @@ from tickerml.kernel import (
 from tickerml.kernel.journal import JournalWriter
 from tickerml.kernel.testing import Harness, Market, instrument
 from tickerml.plugins import recorder
+from tickerml.plugins.data import commands
+from tickerml.plugins.data_coverage import coverage, joined
 from tickerml.plugins.tape import TapeReader, TapeWriter, stream_name
 from tickerml.plugins.tape_rows import MIN_TS, Draft, Kind, messages
 from tickerml.plugins.tape_tables import BAR, bars_of, rows_of_bars
@@ -314,7 +319,7 @@ def journal_of(path: Path, said: list[Message]) -> Path:
 
 
 def market_day(seed: int, count: int) -> list[Message]:
-    """Books and trades of two symbols, gaps, and lost feeds; times go on."""
+    """Books and trades of two symbols, gaps, lost feeds and channels; times go on."""
     random = np.random.default_rng(seed)
     markets = [Market(), Market(symbol="ETH/USDT")]
     said: list[Message] = [market.book(0, bids=[(90, 1)], asks=[(110, 1)]) for market in markets]
@@ -325,7 +330,10 @@ def market_day(seed: int, count: int) -> list[Message]:
             said.append(FeedLost(ts, "test", "closed", 5))
         elif what < 0.06:
             said.append(SequenceGap(ts, "test", market.symbol, ts, ts + 2))
-        elif what < 0.1:
+        elif what < 0.08:
+            channel = ("trade", "quote")[ts % 2]
+            said.append(ChannelLost(ts, "test", market.symbol, channel, 1, "it stopped"))
+        elif what < 0.12:
             said.append(market.book(ts, bids=[(90, ts)], asks=[(110, ts)]))
         elif what < 0.5:
             said.append(market.trade(ts, int(random.integers(90, 110)), ts, Side.SELL))
@@ -347,10 +355,59 @@ def test_what_is_not_sealed_yet_is_read_from_the_journal(tmp_path_factory, seed,
     for stream in whole.streams():
         assert reader.read(stream).tobytes() == whole.read(stream).tobytes()
     assert reader.streams() == whole.streams()
+    for stream, tail in reader.unsealed().tails.items():
+        sealed = TapeReader(path).read(stream) if stream in reader.sealed() else whole.read(stream)[:0]
+        assert np.concatenate([sealed, tail.rows]).tobytes() == whole.read(stream).tobytes()
+        assert tail.is_next == (stream in reader.sealed())
+    assert joined(TapeReader(path).doubts(), reader.unsealed().doubts) == whole.doubts()
     assert [event.message for event in reader.merged()] == [event.message for event in whole.merged()]
     half = count // 2
     assert reader.read(TRADE, half).tobytes() == whole.read(TRADE, half).tobytes()
     assert reader.read(TRADE, 0, half).tobytes() == whole.read(TRADE, 0, half).tobytes()
+
+
+def test_coverage_counts_what_is_in_no_block_yet(tmp_path):
+    said = market_day(7, 300)
+    record(tmp_path / "run", *said, block_rows=40, ends=False)
+    whole = {each["stream"]: each for each in coverage(record(tmp_path / "whole", *said), 2e-8)}
+    cold = {each["stream"]: each for each in coverage(TapeReader(tmp_path / "run"), 2e-8)}
+
+    found = coverage(TapeReader(tmp_path / "run", journal_of(tmp_path / "journal", said)), 2e-8)
+
+    assert [each["stream"] for each in found] == list(whole)
+    for each in found:
+        other, sealed = whole[each["stream"]], cold[each["stream"]]
+        assert [(span["start"], span["end"]) for span in each["spans"]] == [(other["first"], other["last"])]
+        assert each["gaps"] == other["gaps"]
+        assert each["unsealed"] == each["rows"] - sealed["rows"] > 0
+        assert sum(day["rows"] for day in each["days"].values()) == each["rows"]
+
+
+def test_the_commands_count_what_is_in_no_block_yet(tmp_path):
+    said = market_day(7, 300)
+    record(tmp_path, *said, block_rows=40, ends=False)
+    journal_of(tmp_path / "journal", said)
+
+    words = ["inspect", "--tape", str(tmp_path)]
+    text = CliRunner().invoke(commands, words, catch_exceptions=False).output
+    rows = json.loads(CliRunner().invoke(commands, [*words, "--json"]).output.splitlines()[-1])["streams"]
+
+    reader = TapeReader(tmp_path, tmp_path / "journal")
+    assert "unsealed" in text
+    for row in rows:
+        rows_of_stream = reader.read(row["stream"], has_keyframes=True)
+        assert row["rows"] == len(rows_of_stream)
+        assert row["unsealed"] == len(reader.unsealed().tails[row["stream"]].rows) > 0
+
+
+def test_a_journal_that_no_longer_reaches_back_is_a_span_of_its_own(tmp_path):
+    said = [Market().trade(ts, 100, ts + 1, Side.BUY) for ts in range(20)]
+    record(tmp_path, *said[:10], block_rows=1)
+
+    [found] = coverage(TapeReader(tmp_path, journal_of(tmp_path / "journal", said[15:])))
+
+    assert [(span["start"], span["end"]) for span in found["spans"]] == [(0, 9), (15, 19)]
+    assert [(gap["start"], gap["end"], gap["reason"]) for gap in found["gaps"]] == [(9, 15, "not recorded")]
 
 
 def test_where_the_journal_no_longer_reaches_back_to_the_tape_there_is_a_gap(tmp_path):
@@ -399,6 +456,20 @@ def test_pruning_takes_whole_blocks_oldest_first_and_leaves_a_tape_that_verifies
     assert pruned.blocks == before - len(reader.blocks(TRADE)) > 0
     assert pruned.rows + len(reader.read(TRADE)) == 101
     assert reader.blocks(TRADE)[0].last_ts >= 50
+    assert reader.verify() == []
+
+
+def test_a_long_block_of_a_quiet_stream_keeps_no_old_block_of_a_busy_one(tmp_path):
+    busy, quiet = Market(), Market(symbol="ETH/USDT")
+    said = [busy.trade(ts, 100, 1, Side.BUY) for ts in range(100)]
+    reader = record(
+        tmp_path, quiet.trade(0, 9, 1, Side.BUY), *said, quiet.trade(99, 9, 1, Side.BUY), block_rows=10
+    )
+
+    TapeWriter(reader.path, 64).prune(before_ns=50)
+
+    assert min(block.last_ts for block in reader.blocks(TRADE)) >= 50
+    assert len(reader.blocks(TRADE.replace("BTC", "ETH"))) == 1
     assert reader.verify() == []
 
 

@@ -12,6 +12,7 @@ from tickerml.kernel import (
     NS_PER_S,
     Anomaly,
     BookStale,
+    ChannelLost,
     DataAnomaly,
     FeedConnected,
     FeedLost,
@@ -99,6 +100,20 @@ def test_an_exchange_whose_feed_is_lost_is_known_to_be_silent():
 
     bus.send(FeedConnected(at(61), "test", []), TimeTick(at(80)))
     assert found(bus) == [(Anomaly.STALE, "", 1)]
+
+
+def test_channels_that_died_alone_are_found_and_counted_for_their_symbol():
+    bus = harness()
+    for symbol, channel in (("BTC/USDT", "trade"), ("BTC/USDT", "quote"), ("ETH/USDT", "trade")):
+        bus.send(ChannelLost(at(1), "test", symbol, channel, 120_500, f"no {channel} for 120.5 s"))
+
+    assert found(bus) == [
+        (Anomaly.CHANNEL, "BTC/USDT", 1),
+        (Anomaly.CHANNEL, "BTC/USDT", 2),
+        (Anomaly.CHANNEL, "ETH/USDT", 1),
+    ]
+    first = bus.of(DataAnomaly)[0]
+    assert (first.severity, first.value, first.text) == (Severity.WARNING, 120.5, "no trade for 120.5 s")
 
 
 def test_a_jump_of_days_in_the_input_is_not_looked_through_second_by_second():

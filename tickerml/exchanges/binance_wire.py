@@ -13,6 +13,7 @@ import msgspec
 
 from tickerml.kernel import (
     NS_PER_MS,
+    PPM,
     UNIT,
     BookDelta,
     BookSnapshot,
@@ -119,6 +120,15 @@ class _Filter(msgspec.Struct, gc=False):
     max_quantity: str = msgspec.field(name="maxQty", default="0")
     min_notional: str = msgspec.field(name="minNotional", default="0")
     notional: str = "0"  # what futures call it
+    up: str = msgspec.field(name="multiplierUp", default="0")
+    down: str = msgspec.field(name="multiplierDown", default="0")
+    bid_up: str = msgspec.field(name="bidMultiplierUp", default="0")
+    bid_down: str = msgspec.field(name="bidMultiplierDown", default="0")
+    ask_up: str = msgspec.field(name="askMultiplierUp", default="0")
+    ask_down: str = msgspec.field(name="askMultiplierDown", default="0")
+    average_minutes: int = msgspec.field(name="avgPriceMins", default=0)
+    max_orders: int = msgspec.field(name="maxNumOrders", default=0)
+    limit: int = 0  # what futures call that
 
 
 class _Listing(msgspec.Struct):
@@ -157,7 +167,23 @@ def _listed(listing: _Listing, exchange: str, symbol: str, ts_recv: int, fees: t
         max(to_units(notional.min_notional), to_units(notional.notional)),
         *fees,
         _FEES_AS_OF,
+        **_order_rules(filters),
     )
+
+
+def _order_rules(filters: dict[str, _Filter]) -> dict[str, Any]:
+    """Return how far from the average price an order may be, and how many there may be."""
+    by_side, either = filters.get("PERCENT_PRICE_BY_SIDE"), filters.get("PERCENT_PRICE", _NO_FILTER)
+    buy, sell = (either.down, either.up), (either.down, either.up)
+    if by_side:
+        buy, sell = (by_side.bid_down, by_side.bid_up), (by_side.ask_down, by_side.ask_up)
+    crowd = filters.get("MAX_NUM_ORDERS", _NO_FILTER)
+    return {
+        "buy_band_ppm": tuple(to_units(each) * PPM // UNIT for each in buy),
+        "sell_band_ppm": tuple(to_units(each) * PPM // UNIT for each in sell),
+        "average_minutes": (by_side or either).average_minutes,
+        "max_orders": crowd.max_orders or crowd.limit,
+    }
 
 
 def _usdm_symbol_of(listing: _Listing) -> str:

@@ -26,7 +26,7 @@ import heapq
 import io
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -54,6 +54,7 @@ from tickerml.kernel import (
     Options,
     Quote,
     SequenceGap,
+    Side,
     Trade,
     hookimpl,
 )
@@ -61,6 +62,7 @@ from tickerml.kernel import (
 from .binance_wire import SpotFeed
 from .capture_formats import FORMATS, recognise
 from .feed import Feed, Tally
+from .l3 import IndependentReserveFeed, KrakenL3Feed
 from .times import seconds_to_ns
 
 _SUMMARY_LINES = 10_000
@@ -333,6 +335,18 @@ class Capture:
     def summarize(self) -> Sequence[Message]:
         """Return what has been seen so far, unless it has just been said."""
         return self._summaries(self._ctx.clock.now()) if self._count != self._summarized else ()
+
+    def orders_at(self, exchange: str, symbol: str, side: Side, price: int) -> Mapping[str, int]:
+        """
+        Return the lots of the orders that rest at *price* ticks by id, the first in line first.
+
+        Raises: ValueError: none of the files tells the single orders of that market.
+        """
+        for feed in self._feeds:
+            is_its = feed.exchange == exchange and feed.wire_of(symbol) in feed.wires
+            if is_its and isinstance(feed, IndependentReserveFeed | KrakenL3Feed):
+                return feed.orders(feed.wire_of(symbol)).orders_at(side, price)
+        raise ValueError(f"the files tell no single orders of {exchange} {symbol}, only levels")
 
     def snapshot(self) -> bytes:
         return msgspec.msgpack.encode(_State(self._position))

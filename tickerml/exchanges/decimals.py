@@ -15,7 +15,7 @@ from tickerml.kernel import UNIT, Grid, Instrument, MalformedMessage, pack_level
 
 _INT64 = 2**63
 _EXACT = 2**33  # steps
-_REMEMBERED = 1 << 13  # texts of one grid
+_REMEMBERED = 1 << 12  # texts of one grid
 _TENS = tuple(10**places for places in range(13))
 
 _pairs = msgspec.json.Decoder(list[tuple[str, str]])

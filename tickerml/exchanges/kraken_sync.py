@@ -46,7 +46,7 @@ from .decimals import decimals_of
 from .keeper import Keeper
 
 _TOP = 10  # levels of each side that the checksum covers
-_REMEMBERED = 1 << 13  # texts of prices, and of quantities, of one book
+_REMEMBERED = 1 << 11  # texts of prices, and of quantities, of one book
 _INT64 = 2**63
 _RESYNCING, _VALID = BookState.RESYNCING, BookState.VALID
 _pack = Struct("<qq").pack

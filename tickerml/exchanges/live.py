@@ -76,7 +76,7 @@ PUBLISHES: tuple[type[Message], ...] = (
     BookCrossed,
     FeedSummarized,
 )
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 _REQUESTS_AT_ONCE = 4
 _SETTLED_NS = 60 * NS_PER_S
@@ -177,6 +177,7 @@ _Work = Callable[..., Coroutine[Any, Any, None]]
 class _State(msgspec.Struct, array_like=True):
     tally: Tally
     was_up: bool
+    lost: list[tuple[str, str, int]] = []  # channels, as Channels.lost() says them
 
 
 class LiveFeed:
@@ -190,6 +191,7 @@ class LiveFeed:
         self._tally = Tally()
         self._was_up = False  # whether a feed before this one left books behind
         self._is_up = False
+        self._channels = Channels(options.channel_after_s)
 
     async def stream(self) -> AsyncGenerator[Sequence[Message], None]:
         """
@@ -238,7 +240,7 @@ class LiveFeed:
         self._wires = wires
         self._wire_of = {symbol: wire for wire, symbol in wires.items()}
         self._watch = Watch(wires, self._options.stale_after_s, now)
-        self._channels = Channels(self._options.channel_after_s)
+        self._channels = Channels(self._options.channel_after_s, self._channels.lost())
         self._audits = Audits(wires, self._options.audit_s, now)
 
     def _new_session(self) -> Session:
@@ -578,8 +580,14 @@ class LiveFeed:
         return [self._tally.summary(self._ctx.clock.now(), self._exchange)]
 
     def snapshot(self) -> bytes:
-        return msgspec.msgpack.encode(_State(self._tally, self._is_up or self._was_up))
+        lost = self._channels.lost()
+        return msgspec.msgpack.encode(_State(self._tally, self._is_up or self._was_up, lost))
+
+    def migrate(self, state: bytes, version: int) -> bytes:
+        """Return what restore() takes of the state of version 2: itself, in which no channel is lost."""
+        return state
 
     def restore(self, state: bytes) -> None:
         restored = msgspec.msgpack.decode(state, type=_State)
         self._tally, self._was_up = restored.tally, restored.was_up
+        self._channels = Channels(self._options.channel_after_s, restored.lost)

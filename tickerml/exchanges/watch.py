@@ -87,13 +87,21 @@ class Channels:
     too once it is over: a market that has only become quieter is not missed over and over.
     """
 
-    def __init__(self, after_s: float) -> None:
+    def __init__(self, after_s: float, lost: Iterable[tuple[str, str, int]] = ()) -> None:
         """
         Args:
             after_s: seconds of silence that are never a loss; 0 for no loss at all.
+            lost: what lost() of one before this said: these still have to come back.
         """
         self._after_ns = int(after_s * NS_PER_S)
         self._rhythms: dict[tuple[str, str], _Rhythm] = {}
+        for wire, channel, since in lost:
+            rhythm = self._rhythms[wire, channel] = _Rhythm(since)
+            rhythm.lost_since = since
+
+    def lost(self) -> list[tuple[str, str, int]]:
+        """Return the channels that are lost: of which book, their name, and when they last spoke, ns UTC."""
+        return [(*key, rhythm.lost_since) for key, rhythm in self._rhythms.items() if rhythm.lost_since]
 
     def speak(self, wire: str, channel: str, ts: int) -> int:
         """Take in that a channel speaks at *ts*; return for how long it was lost, in ns, 0 if it was not."""

@@ -11,7 +11,9 @@ they come in. vwap is sum(price x quantity) / sum(quantity), exact but for the r
 the result to the nearest millionth of a tick.
 
 A bar is whole if every print of it can be in it: its interval began after the first print
-that the feed has brought since it was last lost, and nothing was lost or skipped since.
+that the feed has brought since it was last lost, and nothing was lost or skipped since. Where
+the prints of one symbol alone have stopped coming, that holds for its bars, from its own first
+print on; what was published before anybody noticed stays as it was.
 """
 
 from collections.abc import Iterable
@@ -23,6 +25,7 @@ from tickerml.kernel import (
     NS_PER_MS,
     NS_PER_S,
     Bar,
+    ChannelLost,
     ConfigError,
     Context,
     FeatureSetSpec,
@@ -37,6 +40,7 @@ from tickerml.kernel import (
 BARS = "bars"
 DAY_S = 86_400
 VWAP_PER_TICK = 10**6
+_NEVER = 2**63 - 1
 
 
 class BarsOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,14 +110,16 @@ class Bars:
         self._interval_ns = options.seconds * NS_PER_S
         self._due_ns = self._interval_ns + options.grace_ms * NS_PER_MS
         self._intervals: dict[Key, _Open] = {}
-        self._since: dict[str, int] = {}  # exchange -> from when on its feed has brought every print
+        # From when on every print has come: of an exchange's feed, and of "exchange|symbol" where its alone
+        # did not.
+        self._since: dict[str, int] = {}
         self._late: list[Key] = []  # closed intervals of which something still came, newest last
 
     def on_trade(self, trade: Trade) -> None:
         if not trade.quantity:
             return
         ts = trade.ts_event or trade.ts_recv
-        since = self._since.setdefault(trade.exchange, max(ts, trade.ts_recv))
+        since = self._whole_since(trade, max(ts, trade.ts_recv))
         key = trade.exchange, trade.symbol, ts - ts % self._interval_ns
         interval = self._intervals.get(key)
         if interval is None:
@@ -126,6 +132,17 @@ class Bars:
             self._ctx.set_timer(due, f"{trade.exchange}|{trade.symbol}|{key[2]}")
         interval.add(ts, trade.price, trade.quantity)
 
+    def _whole_since(self, trade: Trade, now: int) -> int:
+        since, alone = self._since.setdefault(trade.exchange, now), f"{trade.exchange}|{trade.symbol}"
+        if self._since.get(alone) == _NEVER:
+            self._since[alone] = now
+        return max(since, self._since.get(alone, since))
+
+    def on_channel_lost(self, lost: ChannelLost) -> None:
+        if lost.channel == "trade":
+            self._since[f"{lost.exchange}|{lost.symbol}"] = _NEVER
+            self._doubt(lost.exchange, lost.symbol)
+
     def on_feed_lost(self, lost: FeedLost) -> None:
         self._since.pop(lost.exchange, None)
         for (exchange, _, _), interval in self._intervals.items():
@@ -133,8 +150,11 @@ class Bars:
                 interval.is_whole = False
 
     def on_sequence_gap(self, gap: SequenceGap) -> None:
-        for (exchange, symbol, _), interval in self._intervals.items():
-            if (exchange, symbol) == (gap.exchange, gap.symbol):
+        self._doubt(gap.exchange, gap.symbol)
+
+    def _doubt(self, exchange: str, symbol: str) -> None:
+        for key, interval in self._intervals.items():
+            if key[:2] == (exchange, symbol):
                 interval.is_whole = False
 
     def on_timer(self, timer: Timer) -> None:

@@ -12,19 +12,30 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from tickerml.kernel import UNIT, ConfigError, Grid, StoreCorrupt, StoreError, WallClock, hookimpl, log, runs
+from tickerml.kernel import (
+    NS_PER_MS,
+    UNIT,
+    ConfigError,
+    Grid,
+    StoreCorrupt,
+    StoreError,
+    WallClock,
+    hookimpl,
+    log,
+    runs,
+)
 
-from . import data_coverage, data_download, data_import, data_verify
+from . import data_coverage, data_download, data_events, data_import, data_verify
 from .data_show import format_time, parse_time, plural, print_table, progress
 from .tape import TapeReader, TapeWriter
-from .tape_rows import MAX_TS, MIN_TS, Kind, split_stream, stream_name
+from .tape_rows import MAX_TS, MIN_TS, ROW, Kind, Rows, split_stream, stream_name
 from .tape_tables import FORMATS, bars_of, write
 
 commands = typer.Typer(
@@ -47,6 +58,7 @@ Exchange = Annotated[str, typer.Option("--exchange", help="Where it is from.")]
 Symbol = Annotated[str, typer.Option("--symbol", help="Of what it is: BTC/USDT.")]
 
 _SCALES = ("tick", "lot")
+_NO_ROWS = np.empty(0, ROW)
 _DAY_NS = 86_400 * 10**9
 
 
@@ -71,10 +83,12 @@ def _place(given: Path | None) -> Path:
     return found
 
 
-def _reader(given: Path | None) -> TapeReader:
+def _reader(given: Path | None, *, has_hot: bool = True, reads_all: bool = False) -> TapeReader:
     path = _place(given)
     journal = path / "journal"
-    return TapeReader(path, journal if journal.exists() else None)
+    # Whoever reads a few blocks is done before the compiled loops are loaded.
+    is_compiled = None if reads_all else False
+    return TapeReader(path, journal if has_hot and journal.exists() else None, is_compiled=is_compiled)
 
 
 def _range(start: str, end: str) -> tuple[int, int]:
@@ -181,7 +195,7 @@ def verify_command(tape: Tape = None, as_json: AsJson = False) -> None:
     are those on the tape, the recorder's own copies of books not counted as rows.
     """
     with _quiet(as_json), progress("verify", as_json) as update:
-        report = data_verify.verify(TapeReader(_place(tape)), update)
+        report = data_verify.verify(_reader(tape, has_hot=False, reads_all=True), update)
     if as_json:
         _print_json(report)
     else:
@@ -205,14 +219,15 @@ def coverage_command(
 ) -> None:
     """Show what is there and when, day by day, and every gap with its reason."""
     with _quiet(as_json):
-        streams = data_coverage.coverage(TapeReader(_place(tape)), silence)
+        streams = data_coverage.coverage(_reader(tape), silence)
     if as_json:
         return _print_json({"tape": str(tape), "streams": streams})
     for line in data_coverage.picture(streams, shutil.get_terminal_size((100, 24)).columns):
         print(line)
     for stream in streams:
         rows = plural(stream["rows"], "row")
-        print(f"{stream['stream']}: {rows}; {data_coverage.days_text(stream['days'])}")
+        unsealed = f", {stream['unsealed']:,} of them in no block yet" if stream["unsealed"] else ""
+        print(f"{stream['stream']}: {rows}{unsealed}; {data_coverage.days_text(stream['days'])}")
         for gap in stream["gaps"]:
             seconds = (gap["end"] - gap["start"]) / 1e9
             print(f"  {format_time(gap['start'])} +{seconds:,.3f} s  {gap['reason']}")
@@ -233,30 +248,35 @@ def inspect_command(
         names = _chosen(reader, stream)
         if at:
             return _print_books(reader, names, parse_time(at, "--at"), depth, as_json)
-        rows = [_about(reader, name) for name in names]
+        tails = reader.unsealed().tails
+        rows = [_about(reader, name, tails[name].rows if name in tails else _NO_ROWS) for name in names]
         heads = {name: reader.read(name)[:count].tolist() for name in names} if count else {}
     if as_json:
         size = reader.path.stat().st_size
         return _print_json({"tape": str(reader.path), "file_bytes": size, "streams": rows, "rows": heads})
     shown = [row | {scale: f"{row[scale]:.12f}".rstrip("0").rstrip(".") for scale in _SCALES} for row in rows]
-    print_table(shown, ["stream", "blocks", "rows", "bytes", "bytes_per_row", "first", "last", *_SCALES])
+    columns = ["stream", "blocks", "rows", "unsealed", "bytes", "bytes_per_row", "first", "last", *_SCALES]
+    print_table(shown, [each for each in columns if each != "unsealed" or any(row[each] for row in rows)])
     for name, head in heads.items():
         print(name)
         for row in head:
             print("  ", *row[:-2], Kind(row[-2]).name, row[-1])
 
 
-def _about(reader: TapeReader, stream: str) -> dict[str, Any]:
+def _about(reader: TapeReader, stream: str, unsealed: Rows) -> dict[str, Any]:
     blocks = reader.blocks(stream)
     rows, stored = sum(block.rows for block in blocks), sum(block.stored_bytes for block in blocks)
+    times = [block.first_ts for block in blocks] + [block.last_ts for block in blocks]
+    times += unsealed["ts_recv"].tolist()
     return {
         "stream": stream,
         "blocks": len(blocks),
-        "rows": rows,
+        "rows": rows + len(unsealed),
+        "unsealed": len(unsealed),
         "bytes": stored,
         "bytes_per_row": round(stored / rows, 2) if rows else 0.0,
-        "first": format_time(min(block.first_ts for block in blocks)) if blocks else "",
-        "last": format_time(max(block.last_ts for block in blocks)) if blocks else "",
+        "first": format_time(min(times)) if times else "",
+        "last": format_time(max(times)) if times else "",
         **_scale(reader, stream),
     }
 
@@ -295,6 +315,32 @@ def _print_books(reader: TapeReader, names: list[str], ts: int, depth: int, as_j
             print(f"  {left:>32} | {right}")
 
 
+@commands.command("show")
+def show_command(
+    tape: Tape = None,
+    stream: Stream = None,
+    start: Start = "",
+    end: End = "",
+    count: Annotated[int, typer.Option("-n", min=1, help="Messages to show at most.")] = 20,
+    late_ms: Annotated[
+        int, typer.Option(min=0, help="How long one that came out of order is waited for, ms.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show what came, message by message, all streams as one in the order of receipt."""
+    with _quiet(as_json):
+        reader = _reader(tape)
+        names = _chosen(reader, stream)
+        found = list(islice(reader.merged(names, *_range(start, end), late_ms * NS_PER_MS), count))
+    if as_json:
+        return _print_json({"events": [data_events.plain(event) for event in found]})
+    scales = {name: reader.scale(name) for name in names}
+    for event in found:
+        print(data_events.line_of(event, scales[event.stream]))
+    if not found:
+        print("nothing came in that time")
+
+
 @commands.command("diff")
 def diff_command(
     first: Annotated[Path, typer.Argument(help="A tape.")],
@@ -303,7 +349,7 @@ def diff_command(
 ) -> None:
     """Compare two tapes row by row; exit 1 when they differ."""
     with _quiet(as_json):
-        one, other = _reader(first), _reader(second)
+        one, other = (_reader(path, reads_all=True) for path in (first, second))
         differences = [
             found
             for name in sorted({*one.streams(), *other.streams()})
@@ -350,7 +396,7 @@ def export_command(
     if form not in FORMATS:
         raise ConfigError(f"export {form}: expected one of {', '.join(FORMATS)}")
     with _quiet(as_json), progress("export", as_json) as update:
-        reader = _reader(tape)
+        reader = _reader(tape, reads_all=True)
         names = [name for name in _chosen(reader, stream) if not bars or name.startswith("trade|")]
         limits = _range(start, end)
         if not names:
@@ -362,7 +408,7 @@ def export_command(
             path, count = _export(reader, name, form, out, limits, bars)
             written[str(path)] = count
     if as_json:
-        return _print_json({"files": written})
+        return _print_json({"files": written, "codec": reader.codec})
     for file, count in written.items():
         print(f"{file}  {count:,} rows")
 
@@ -399,7 +445,8 @@ def prune_command(
     report = pruned._asdict()
     if as_json:
         return _print_json(report)
-    print(f"{pruned.blocks:,} blocks with {pruned.rows:,} rows, {pruned.stored_bytes:,} bytes")
+    rows = plural(pruned.rows, "row")
+    print(f"pruned {plural(pruned.blocks, 'block')} with {rows}, {pruned.stored_bytes:,} bytes")
 
 
 def _writer(path: Path) -> TapeWriter:

@@ -13,24 +13,30 @@ from tickerml.kernel import (
     NS_PER_S,
     BookResynced,
     BookStale,
+    ChannelLost,
+    ChannelResumed,
     ChecksumFailed,
     FeedConnected,
     FeedLost,
     Message,
     SequenceGap,
+    codec,
 )
 
 from .data_show import format_time
 from .tape import TapeReader
 from .tape_blocks import Block
-from .tape_rows import Kind, Rows, split_stream
+from .tape_hot import Tail
+from .tape_rows import ROW, Kind, Rows, split_stream
 
 SILENCE_S = 600.0  # the shortest that is told of where no feed has told of it
 NOT_RECORDED = "not recorded"
 NOTHING_CAME = "silence: nothing came"  # and nobody had a doubt, so it may be so
+_SILENT, _ENDED = "silent", "its source had ended"
 
 _DAY_NS = 86_400 * NS_PER_S
 _FEW_DAYS = 4
+_NOTHING = Tail(np.empty(0, ROW), True)
 _FULL, _PART, _NONE, _GAP = "█", "▒", "·", "!"
 
 
@@ -57,32 +63,44 @@ def coverage(tape: TapeReader, silence_s: float = SILENCE_S) -> list[dict[str, A
     Args:
         silence_s: how long a stream says nothing, though nothing is known to be wrong, to be told of.
     """
-    doubts = tape.doubts()
-    return [_Stream(tape, stream, int(silence_s * NS_PER_S)).report(doubts) for stream in tape.streams()]
+    unsealed = tape.unsealed()
+    doubts = joined(tape.doubts(), unsealed.doubts)
+    silence_ns, names = int(silence_s * NS_PER_S), sorted({*tape.sealed(), *unsealed.tails})
+    return [
+        _Stream(tape, name, unsealed.tails.get(name, _NOTHING), silence_ns).report(doubts) for name in names
+    ]
+
+
+def joined(noted: Iterable[Message], passed: Iterable[Message]) -> list[Message]:
+    """Return the doubts of a tape's notes and those of a journal, which holds some of them too, by time."""
+    found = {codec.encode(doubt): doubt for doubt in (*noted, *passed)}
+    return sorted(found.values(), key=lambda doubt: doubt.ts_recv)
 
 
 class _Stream:
-    # One stream of a tape; of its rows no more is read than the gaps ask for.
+    # One stream of a tape and what is in no block yet; of its rows no more is read than the gaps ask for.
 
-    def __init__(self, tape: TapeReader, stream: str, silence_ns: int) -> None:
+    def __init__(self, tape: TapeReader, stream: str, tail: Tail, silence_ns: int) -> None:
         self._tape = tape
+        self._tail = tail
         self._name = stream
         self._silence_ns = silence_ns
         self._kind, self._exchange, self._symbol = split_stream(stream)
         self._blocks = tape.blocks(stream)
         is_bars = self._kind.startswith("bar-")
-        self._spans = spans_of_bars(tape.read(stream)) if is_bars else spans_of(self._blocks)
+        self._spans = spans_of_bars(tape.read(stream)) if is_bars else spans_of(self._blocks, tail)
 
     def report(self, doubts: Iterable[Message]) -> dict[str, Any]:
         spans = self._spans
         return {
             "stream": self._name,
-            "rows": sum(block.rows for block in self._blocks),
+            "rows": sum(block.rows for block in self._blocks) + len(self._tail.rows),
+            "unsealed": len(self._tail.rows),
             "first": spans[0].start if spans else 0,
             "last": spans[-1].end if spans else 0,
             "spans": [span._asdict() for span in spans],
             "bytes": sum(block.stored_bytes for block in self._blocks),
-            "days": days_of(spans, self._blocks),
+            "days": days_of(spans, self._blocks, self._tail.rows),
             "gaps": [gap._asdict() for gap in sorted(self._gaps(doubts))],
         }
 
@@ -91,25 +109,28 @@ class _Stream:
         gaps = [Gap(before.end, after.start, NOT_RECORDED) for before, after in pairwise(spans)]
         if not spans or self._kind.startswith("bar-"):
             return gaps
-        doubtful_ones = doubtful(doubts, self._exchange, self._symbol, self._kind == "book", spans[-1].end)
-        gaps += [self._whole(gap) for gap in doubtful_ones]
+        doubtful_ones = doubtful(doubts, self._exchange, self._symbol, self._kind, spans[-1].end)
+        gaps += [whole for gap in doubtful_ones if (whole := self._whole(gap))]
         return gaps + [
             each
             for each in self._silences()
             if not any(gap.start < each.end and gap.end > each.start for gap in gaps)
         ]
 
-    def _whole(self, gap: Gap) -> Gap:
+    def _whole(self, gap: Gap) -> Gap | None:
         # A feed says that a book is silent long before it speaks again, if it does.
-        if not gap.reason.startswith("silent"):
+        if gap.reason not in (_SILENT, _ENDED):
             return gap
         block = next((block for block in self._blocks if block.last_ts > gap.end), None)
         if block is None:
-            return gap
-        rows = self._tape.read(self._name, gap.end + 1, block.last_ts + 1)
+            rows = self._tail.rows[self._tail.rows["ts_recv"] > gap.end]
+        else:
+            rows = self._tape.read(self._name, gap.end + 1, block.last_ts + 1)
         heard = rows["ts_recv"][rows["kind"] != Kind.GAP]
         end = int(heard.min()) if len(heard) else gap.end
-        return Gap(gap.start, end, f"silent for {(end - gap.start) / NS_PER_S:,.1f} s")
+        if end == gap.start:
+            return None  # its source has ended, and the tape with it
+        return Gap(gap.start, end, f"{gap.reason} for {(end - gap.start) / NS_PER_S:,.1f} s")
 
     def _silences(self) -> Iterable[Gap]:
         # Only a block that takes that long can hold one: of those of a busy stream none is read.
@@ -128,6 +149,10 @@ class _Stream:
                 times = np.concatenate([[last.last_ts], times])
             yield from self._long(np.sort(times), self._silence_ns)
             last = block
+        times = self._tail.rows["ts_recv"]
+        if last is not None and self._tail.is_next:
+            times = np.concatenate([[last.last_ts], times])
+        yield from self._long(np.sort(times), self._silence_ns)
 
     @staticmethod
     def _long(times: npt.NDArray[np.int64], least_ns: int) -> Iterable[Gap]:
@@ -145,8 +170,12 @@ def spans_of_bars(rows: Rows) -> list[Span]:
     return [Span(int(piece[0, 0]), int(piece[-1, 1]), len(piece)) for piece in pieces]
 
 
-def spans_of(blocks: Iterable[Block]) -> list[Span]:
-    """Return the times that *blocks* cover; a recorder that began anew counts its blocks from 0 again."""
+def spans_of(blocks: Iterable[Block], tail: Tail) -> list[Span]:
+    """
+    Return the times that *blocks* and what is in none yet cover.
+
+    A recorder that began anew counts its blocks from 0 again.
+    """
     spans: list[Span] = []
     number = -1
     for block in blocks:
@@ -156,21 +185,35 @@ def spans_of(blocks: Iterable[Block]) -> list[Span]:
         else:
             spans.append(Span(block.first_ts, block.last_ts, block.rows))
         number = block.number
+    if len(tail.rows):
+        first, last = int(tail.rows["ts_recv"].min()), int(tail.rows["ts_recv"].max())
+        if spans and tail.is_next:
+            start, end, rows = spans.pop()
+            spans.append(Span(start, max(end, last), rows + len(tail.rows)))
+        else:
+            spans.append(Span(first, last, len(tail.rows)))
     return spans
 
 
-def days_of(spans: Iterable[Span], blocks: Iterable[Block]) -> dict[str, dict[str, float]]:
-    """Return of each day, UTC, the fraction that *spans* cover, and the rows and bytes of its *blocks*."""
+def days_of(
+    spans: Iterable[Span], blocks: Iterable[Block], unsealed: Rows = _NOTHING.rows
+) -> dict[str, dict[str, float]]:
+    """
+    Return of each day, UTC, the fraction that *spans* cover, its rows and its bytes.
+
+    A block counts where it begins, a row that is in none yet where it is.
+    """
     covered: dict[int, int] = {}
     for start, end, _ in spans:
         for day in range(start // _DAY_NS, end // _DAY_NS + 1):
             within = min(end, (day + 1) * _DAY_NS) - max(start, day * _DAY_NS)
-            if within:
-                covered[day] = covered.get(day, 0) + within
+            covered[day] = covered.get(day, 0) + within
     rows, stored = Counter[int](), Counter[int]()
     for block in blocks:
         rows[block.first_ts // _DAY_NS] += block.rows
         stored[block.first_ts // _DAY_NS] += block.stored_bytes
+    days, counts = np.unique(unsealed["ts_recv"] // _DAY_NS, return_counts=True)
+    rows.update(dict(zip(days.tolist(), counts.tolist(), strict=True)))
     return {
         format_time(day * _DAY_NS)[:10]: {
             "covered": round(min(within / _DAY_NS, 1.0), 6),
@@ -178,15 +221,16 @@ def days_of(spans: Iterable[Span], blocks: Iterable[Block]) -> dict[str, dict[st
             "bytes": stored[day],
         }
         for day, within in sorted(covered.items())
+        if within or rows[day]
     }
 
 
-def doubtful(doubts: Iterable[Message], exchange: str, symbol: str, is_book: bool, end: int) -> list[Gap]:
+def doubtful(doubts: Iterable[Message], exchange: str, symbol: str, kind: str, end: int) -> list[Gap]:
     """
-    Return the times in which the data of *symbol* was in doubt, until *end* where nothing ended them.
+    Return the times in which data of *kind* of *symbol* was in doubt, until *end* where nothing ended them.
 
-    A lost feed is back with its next connection, and a book with its next whole one. What is no
-    book has no gaps of its own.
+    A lost feed is back with its next connection, a book with its next whole one, and a channel that
+    was lost alone when it speaks. What is no book has no other gaps of its own.
     """
     gaps: list[Gap] = []
     opened: dict[str, tuple[int, str]] = {}
@@ -203,14 +247,19 @@ def doubtful(doubts: Iterable[Message], exchange: str, symbol: str, is_book: boo
                 opened.setdefault("feed", (doubt.ts_recv, f"feed lost: {doubt.reason}"))
             case FeedConnected():
                 close("feed", doubt.ts_recv)
-            case SequenceGap() if is_book:
+            case ChannelLost() if doubt.channel == kind:
+                since = doubt.ts_recv - doubt.silent_ms * NS_PER_MS
+                opened.setdefault("channel", (since, f"channel lost: {doubt.reason}"))
+            case ChannelResumed() if doubt.channel == kind:
+                close("channel", doubt.ts_recv)
+            case SequenceGap() if kind == "book":
                 reason = f"sequence gap: expected {doubt.expected}, was {doubt.was}"
                 opened.setdefault("book", (doubt.ts_recv, reason))
-            case ChecksumFailed() if is_book:
+            case ChecksumFailed() if kind == "book":
                 opened.setdefault("book", (doubt.ts_recv, "checksum failed"))
-            case BookStale() if is_book:
-                silent = doubt.silent_ms * NS_PER_MS
-                gaps.append(Gap(doubt.ts_recv - silent, doubt.ts_recv, "silent"))
+            case BookStale() if kind == "book":
+                silent, reason = doubt.silent_ms * NS_PER_MS, _SILENT if doubt.silent_ms else _ENDED
+                gaps.append(Gap(doubt.ts_recv - silent, doubt.ts_recv, reason))
             case BookResynced():
                 close("book", doubt.ts_recv)
             case _:

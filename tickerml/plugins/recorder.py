@@ -12,8 +12,9 @@ that reading can start at any block. Those rows do not count towards block_rows,
 goes on until it holds four times as many others, or most of the tape of a deep book would be
 repetition.
 
-Where data is missing the tape has a GAP: where a feed was lost or skipped a number, and
-where a recorder that remembers nothing begins, since what passed before it is not there.
+Where data is missing the tape has a GAP: where a feed, or the channel of a stream alone, was lost,
+where a number was skipped, and where a recorder that remembers nothing begins, since what
+passed before it is not there.
 
 What a feed says of itself goes into the tape's notes, with the next block or every ten
 minutes: what it counted, and each event that put data in doubt or took a doubt away.
@@ -34,6 +35,8 @@ from tickerml.kernel import (
     BookSnapshot,
     BookStale,
     BookState,
+    ChannelLost,
+    ChannelResumed,
     ChecksumFailed,
     Context,
     FeedConnected,
@@ -214,6 +217,15 @@ class Recorder:
             if stream.exchange == lost.exchange:
                 stream.append_gap(lost.ts_recv)
                 self._seal_if_full(stream)
+
+    def on_channel_lost(self, lost: ChannelLost) -> None:
+        self._doubt(lost)
+        if stream := self._streams.get((lost.channel, lost.exchange, lost.symbol)):
+            stream.append_gap(lost.ts_recv)
+            self._seal_if_full(stream)
+
+    def on_channel_resumed(self, resumed: ChannelResumed) -> None:
+        self._doubt(resumed)
 
     def on_feed_connected(self, connected: FeedConnected) -> None:
         self._doubt(connected)

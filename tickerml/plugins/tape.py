@@ -23,7 +23,8 @@ open: a millisecond for each block, and a component may be built, dropped and bu
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from copy import copy
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +71,8 @@ from .tape_blocks import (
 from .tape_codec import Column
 from .tape_codec import pack_rows as pack_rows
 from .tape_codec import unpack_rows as unpack_rows
+from .tape_files import FILE as FILE
+from .tape_files import broken, find_tape, inode, live_bytes, opened
 from .tape_numpy import NUMPY
 from .tape_rows import HEAD_FIELDS as HEAD_FIELDS
 from .tape_rows import MAX_TS, MIN_TS, ROW, Rows, split_stream, stream_name
@@ -78,21 +81,7 @@ from .tape_rows import expand as expand
 from .tape_rows import messages as messages
 from .tape_select import Selection, Wanted, each, room
 
-FILE = "tape.mdb"
 _PAGE_BLOCKS = 4
-_PLACES = (FILE, f"recorder/{FILE}")  # where the tape of a directory may lie
-
-
-def find_tape(path: Path) -> Path:
-    """
-    Return the tape that *path* is, or that lies in it: in a directory, or in that of a run.
-
-    Raises: StoreError: there is none.
-    """
-    for candidate in (path, *(path / place for place in _PLACES)):
-        if candidate.is_file():
-            return candidate
-    raise StoreError(f"expected a tape at {path}, was nothing; record one with the recorder plugin")
 
 
 class Sealing(NamedTuple):
@@ -145,13 +134,13 @@ class TapeWriter:
         try:
             is_current = False
             while not is_current:
-                before = _inode(self._path)
+                before = inode(self._path)
                 with (
                     lmdb.open(str(self._path), subdir=False, map_size=self._map_size) as environment,
                     environment.begin(write=True) as transaction,
                 ):
                     # While we waited for our turn, compact() may have put another file in its place.
-                    is_current = before in (None, _inode(self._path))
+                    is_current = before in (None, inode(self._path))
                     if is_current:
                         yield environment, transaction
         except (lmdb.MapFullError, lmdb.DiskError) as error:
@@ -160,7 +149,7 @@ class TapeWriter:
                 "free the disk, raise map_mb, or move the tape away"
             ) from None
         except lmdb.Error as error:
-            raise _broken(self._path, error) from None
+            raise broken(self._path, error) from None
 
     def seal(self, stream: str, number: int, rows: Rows) -> int:
         """
@@ -218,7 +207,7 @@ class TapeWriter:
         """
         done, excess = Pruned(), live_bytes(self._path) - (max_bytes or MAX_TS)
         with self._begin() as transaction:
-            while (block := self._oldest(transaction)) and (block.last_ts < before_ns or excess > 0):
+            while block := self._oldest(transaction, MAX_TS if excess > 0 else before_ns):
                 excess -= block.paged_bytes
                 transaction.put(note_key(PRUNED, block.stream, "", MIN_TS), pack_value(block.digest))
                 transaction.delete(block_key(block.stream, block.first_ts, block.number))
@@ -248,27 +237,30 @@ class TapeWriter:
             part.unlink(missing_ok=True)
         return self._path.stat().st_size
 
-    def _oldest(self, transaction: Any) -> Block | None:
+    def _oldest(self, transaction: Any, before_ns: int) -> Block | None:
+        # Of the first block of each stream: a long one of a quiet stream keeps none of the others.
         cursor = transaction.cursor()
         first = [cursor.item() for _ in stream_keys(cursor)]
         blocks = [parse_block(self._path, *item, is_checked=False) for item in first]
-        return min(blocks, key=lambda block: block.first_ts, default=None)
+        past = [block for block in blocks if block.last_ts < before_ns]
+        return min(past, key=lambda block: block.first_ts, default=None)
 
 
 class TapeReader:
     """Reads a tape, also while a writer in another process adds to it."""
 
-    def __init__(self, path: Path, journal: Path | None = None, *, is_compiled: bool = False) -> None:
+    def __init__(self, path: Path, journal: Path | None = None, *, is_compiled: bool | None = False) -> None:
         """
         Args:
             path: of the tape, or of a directory in which one lies: HOME/runs/PROFILE/NUMBER is such.
             journal: of the run that records it: then what is not in a block yet is read from there.
-            is_compiled: unpack with numba's code, to the same rows; it takes seconds to compile once.
+            is_compiled: unpack with numba's code, to the same rows; it takes seconds to compile once. None
+                for where numba is installed and the tape is large enough to gain by it.
         Raises: StoreError: there is no such file, or numba is asked for and not installed. StoreCorrupt:
             it is not an LMDB file.
         """
-        self._kernels = tape_loops.compiled() if is_compiled else NUMPY
         self._path = find_tape(path)
+        self._kernels = tape_loops.chosen(is_compiled, self._path.stat().st_size)
         self._journal = journal
         with self._begin():
             pass
@@ -285,16 +277,29 @@ class TapeReader:
 
     @contextmanager
     def _begin(self, buffers: bool = False) -> Iterator[Any]:
-        with _opened(self._path) as environment, environment.begin(buffers=buffers) as transaction:
+        with opened(self._path) as environment, environment.begin(buffers=buffers) as transaction:
             yield transaction
 
     # --- What is there ----------------------------------------------------------------------------
 
     def streams(self) -> list[str]:
         """Return the names of all streams, sorted."""
-        with self._begin() as transaction:
-            sealed = {name.decode() for name in stream_keys(transaction.cursor())}
+        sealed = set(self.sealed())
         return sorted(sealed | (tape_hot.streams(self._journal) if self._journal else set()))
+
+    def sealed(self) -> list[str]:
+        """Return the names of the streams that have a block, sorted."""
+        with self._begin() as transaction:
+            return sorted(name.decode() for name in stream_keys(transaction.cursor()))
+
+    def unsealed(self) -> tape_hot.Unsealed:
+        """Return what is in no block yet, in one pass through the journal; nothing where none is given."""
+        if not self._journal:
+            return tape_hot.Unsealed({}, [])
+        names = self.sealed()
+        with self._begin() as transaction:
+            tails = {name: self._tail(transaction.cursor(), name) for name in names}
+        return tape_hot.unsealed(self._journal, tails)
 
     def blocks(self, stream: str) -> list[Block]:
         """
@@ -435,7 +440,7 @@ class TapeReader:
     def _tail(self, cursor: Any, stream: str) -> Rows | None:
         # The rows of the last block.
         for key, value in block_items(cursor, stream, MAX_TS):
-            return rows_of(self._path, parse_block(self._path, key, value), value)
+            return rows_of(self._path, parse_block(self._path, key, value), value, self._kernels)
         return None
 
     def book_at(self, exchange: str, symbol: str, ts: int) -> OrderBook:
@@ -471,8 +476,17 @@ class TapeReader:
                 comes as soon as it is met, marked is_late.
         Raises: StoreCorrupt: a block is not what was sealed.
         """
-        names = list(streams) or self.streams()
-        return tape_replay.merged({name: self.pages(name, start_ns, end_ns) for name in names}, lateness_ns)
+        tails, cold = self.unsealed().tails, copy(self)  # one pass through the journal for all streams
+        cold._journal = None
+        names = list(streams) or sorted({*self.sealed(), *tails})
+        wanted = Wanted(start_ns, end_ns, has_keyframes=False)
+        pages = {
+            name: chain(
+                cold.pages(name, start_ns, end_ns), [wanted.of(tails[name].rows)] if name in tails else []
+            )
+            for name in names
+        }
+        return tape_replay.merged(pages, lateness_ns)
 
     def pages(self, stream: str, start_ns: int = MIN_TS, end_ns: int = MAX_TS) -> Iterator[Rows]:
         """Yield what read() returns, a few blocks at a time."""
@@ -549,7 +563,7 @@ class TapeReader:
                 try:
                     block = parse_block(self._path, key, value)
                     check_hash(self._path, block, value)
-                    rows_of(self._path, block, value)
+                    rows_of(self._path, block, value, self._kernels)
                 except StoreCorrupt as error:
                     problems.append(str(error))
                     continue
@@ -559,39 +573,3 @@ class TapeReader:
                     problems.append(f"{self._path}: {block.name} begins before the one before it ends")
                 last_ts = max(last_ts, block.last_ts)
         return problems
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    # Where the lock file cannot be written, as on a mounted copy, nobody is writing the tape either.
-    has_lock = os.access(path.parent, os.W_OK)
-    try:
-        # Without a size of our own we take the writer's, however large it has made the map.
-        with lmdb.open(str(path), subdir=False, readonly=True, map_size=0, lock=has_lock) as environment:
-            yield environment
-    except lmdb.Error as error:
-        raise _broken(path, error) from None
-
-
-def _broken(path: Path, error: lmdb.Error) -> StoreError:
-    kind = (
-        StoreCorrupt
-        if isinstance(error, lmdb.CorruptedError | lmdb.InvalidError | lmdb.PageNotFoundError)
-        else StoreError
-    )
-    return kind(f"{path}: cannot be used as a tape: {error}")
-
-
-def live_bytes(path: Path) -> int:
-    """Return how many bytes of a tape's pages are in use; the others wait to be written again."""
-    with _opened(path) as environment:
-        stat = environment.stat()
-    pages: int = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-    return pages * int(stat["psize"])
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return None

@@ -6,20 +6,62 @@ what was received after a stream's last block is found by looking for the last m
 block in the journal.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from tickerml.kernel import NS_PER_S, FeedLost, Message, codec, topics
+from tickerml.kernel import (
+    NS_PER_S,
+    BookCrossed,
+    BookResynced,
+    BookStale,
+    ChannelLost,
+    ChannelResumed,
+    ChecksumFailed,
+    FeedConnected,
+    FeedLost,
+    Message,
+    SequenceGap,
+    codec,
+    topics,
+)
 from tickerml.kernel.journal_reader import JournalReader
+from tickerml.kernel.records import frame_seq
 
 from .tape_rows import MIN_TS, STREAM_OF, Draft, Kind, Rows, split_stream, stream_name
 
 _KINDS = ("book", "trade", "quote", "funding")
 _NEAR = 10_000  # messages within which it is not worth while to search for a place
 _SLACK_NS = 60 * NS_PER_S  # how far apart the times of two sources may be
+_FEED = topics.topic("feed")
+_DOUBTS = (
+    FeedConnected,
+    FeedLost,
+    SequenceGap,
+    ChecksumFailed,
+    BookStale,
+    BookCrossed,
+    BookResynced,
+    ChannelLost,
+    ChannelResumed,
+)
+
+
+class Tail(NamedTuple):
+    """Rows of one stream that are in no block yet; is_next says that none is missing before them."""
+
+    rows: Rows
+    is_next: bool
+
+
+class Unsealed(NamedTuple):
+    """What of a tape is in its journal alone: rows by stream, and doubts, some of which it may hold."""
+
+    tails: dict[str, Tail]
+    doubts: list[Message]
 
 
 def streams(journal: Path) -> set[str]:
@@ -45,38 +87,98 @@ def rows_after(journal: Path, stream: str, tail: Rows | None) -> Rows:
 
     Raises: StoreError: there is no journal. StoreCorrupt: it is damaged.
     """
-    draft, first = Draft(), MIN_TS if tail is None else int(tail["ts_recv"].max()) - _SLACK_NS
+    draft = _Draft(stream, tail is not None)
+    wanted = {topics.topic(draft.kind, draft.exchange, draft.symbol), *draft.feed_topics()}
     with closing(JournalReader(journal)) as reader:
-        for message in _messages(reader, stream, first):
-            if not isinstance(message, FeedLost):
-                draft.append_message(message)
-            elif draft.levels or tail is not None:  # there is no stream before its first message
-                draft.append_gap(message.ts_recv)
-    rows = draft.rows()
+        for raw in reader.frames(_seq_before(reader, _first_ts(tail))):
+            frame = codec.unpack(raw)
+            if frame.topic in wanted:
+                draft.take(codec.decode(frame.body))
+    return _joined(draft.rows(), tail)[0]
+
+
+def unsealed(journal: Path, tails: Mapping[str, Rows | None]) -> Unsealed:
+    """
+    Return what rows_after() does of every stream that the *journal* holds, and its doubts, in one pass.
+
+    Args:
+        tails: the rows of the last block of each stream that has one.
+    Raises: as rows_after().
+    """
+    drafts: dict[str, _Draft] = {}
+    takers: dict[bytes, list[_Draft]] = {}  # by topic
+    doubts: list[Message] = []
+    with closing(JournalReader(journal)) as reader:
+        firsts = {stream: _seq_before(reader, _first_ts(tail)) for stream, tail in tails.items()}
+        for raw in reader.frames():
+            topic = raw[: raw.index(b"\0")]
+            if topic not in takers:
+                takers[topic] = []
+                if draft := _draft_of(topic, tails, firsts):
+                    drafts[draft.stream] = draft
+                    for each in (topic, *draft.feed_topics()):
+                        takers.setdefault(each, []).append(draft)
+            heedful = [draft for draft in takers[topic] if draft.first < frame_seq(raw)]
+            is_feed = topic.startswith(_FEED)
+            if heedful or is_feed:
+                message = codec.decode(codec.unpack(raw).body)
+                if is_feed and isinstance(message, _DOUBTS):
+                    doubts.append(message)
+                for draft in heedful:
+                    draft.take(message)
+    rows = {stream: _joined(draft.rows(), tails.get(stream)) for stream, draft in drafts.items()}
+    return Unsealed({stream: Tail(*found) for stream, found in rows.items()}, doubts)
+
+
+def _draft_of(topic: bytes, tails: Mapping[str, Rows | None], firsts: Mapping[str, int]) -> "_Draft | None":
+    kind, exchange, symbol = topics.parse(topic)
+    if kind not in _KINDS:
+        return None
+    stream = stream_name(kind, exchange, symbol)
+    return _Draft(stream, tails.get(stream) is not None, firsts.get(stream, 0))
+
+
+class _Draft(Draft):
+    # The rows of one stream, made of the messages behind seq *first* as the recorder makes them.
+
+    __slots__ = ("exchange", "first", "has_tail", "kind", "stream", "symbol")
+
+    def __init__(self, stream: str, has_tail: bool, first: int = 0) -> None:
+        super().__init__()
+        self.stream = stream
+        self.kind, self.exchange, self.symbol = split_stream(stream)
+        self.has_tail = has_tail
+        self.first = first
+
+    def feed_topics(self) -> tuple[bytes, bytes]:
+        return topics.topic("feed", self.exchange), topics.topic("feed", self.exchange, self.symbol)
+
+    def take(self, message: Message) -> None:
+        is_lost = isinstance(message, FeedLost) or (
+            isinstance(message, ChannelLost) and message.channel == self.kind
+        )
+        if is_lost and (self.levels or self.has_tail):  # there is no stream before its first message
+            self.append_gap(message.ts_recv)
+        elif STREAM_OF.get(type(message)) == self.kind:
+            self.append_message(message)
+
+
+def _first_ts(tail: Rows | None) -> int:
+    return MIN_TS if tail is None else int(tail["ts_recv"].max()) - _SLACK_NS
+
+
+def _joined(rows: Rows, tail: Rows | None) -> tuple[Rows, bool]:
+    # What of *rows* is behind *tail*, and whether nothing is missing in between.
     at = None if tail is None else _behind(rows, tail)
     if at is not None:
-        return rows[at:]
+        return rows[at:], True
     if tail is not None:
         rows = rows[rows["ts_recv"] > tail["ts_recv"].max()]
     if not len(rows):
-        return rows
+        return rows, tail is not None
     gap = Draft()
     gap.append_gap(int(rows["ts_recv"][0]))
-    return np.concatenate([gap.rows(), rows])
-
-
-def _messages(reader: JournalReader, stream: str, first_ts: int) -> Iterator[Message]:
-    kind, exchange, symbol = split_stream(stream)
-    wanted = {topics.topic(kind, exchange, symbol), topics.topic("feed", exchange)}
-    if kind == "book":
-        wanted.add(topics.topic("feed", exchange, symbol))
-    for raw in reader.frames(_seq_before(reader, first_ts)):
-        frame = codec.unpack(raw)
-        if frame.topic not in wanted:
-            continue
-        message = codec.decode(frame.body)
-        if type(message) in STREAM_OF or isinstance(message, FeedLost):
-            yield message
+    return np.concatenate([gap.rows(), rows]), False
 
 
 def _seq_before(reader: JournalReader, ts: int) -> int:

@@ -7,17 +7,32 @@ while they run, and trust their arguments: whoever calls them has compared the l
 """
 
 from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 
 from tickerml.kernel import StoreError
 
-from .tape_numpy import Bools, Bytes, Kernels, Sides
+from .tape_numpy import NUMPY, Bools, Bytes, Kernels, Sides
 from .tape_rows import MIN_TS, Ints
 
 CHUNK = 512  # rows that stay in a processor's nearest memory while plane after plane is added to them
 REST = 2**63 - 1  # all bits of a number but its sign
+WORTH_BYTES = 256 * 2**20  # of a tape, from which on the compiled loops save more than loading them takes
 GOLDEN = -7046029254386353131  # 2**64 over the golden ratio, as an int64: spreads a hash's high bits
+
+
+def chosen(is_compiled: bool | None, tape_bytes: int) -> Kernels:
+    """
+    Return the loops, compiled, or what NumPy does; None asks for the faster of them.
+
+    Args:
+        tape_bytes: how large the tape is that they are for.
+    Raises: StoreError: as compiled(), where it is asked for.
+    """
+    if is_compiled is None:
+        is_compiled = tape_bytes >= WORTH_BYTES and find_spec("numba") is not None
+    return compiled() if is_compiled else NUMPY
 
 
 @cache

@@ -6,6 +6,7 @@ is looked at here, and each find is a DataAnomaly with a severity:
 
 - crossed, locked: after a change a book's best bid is over, or at, its best ask.
 - stale: an exchange has said nothing at all for stale_s, though its feed is not lost.
+- channel: its feed says that a symbol's trades, quotes or funding have stopped alone.
 - outlier: a print whose log return from the last believed print is over outlier_bps, and over
   outlier_mads times the scaled median absolute deviation of the last RETURNS returns. That is
   taken about 0: prints go to and fro between bid and ask, and of two such humps the median is
@@ -36,6 +37,7 @@ from tickerml.kernel import (
     BookDelta,
     BookSnapshot,
     BookState,
+    ChannelLost,
     Context,
     DataAnomaly,
     FeatureSetSpec,
@@ -61,6 +63,7 @@ SEVERITIES = {
     Anomaly.CROSSED: Severity.ERROR,
     Anomaly.LOCKED: Severity.WARNING,
     Anomaly.STALE: Severity.WARNING,
+    Anomaly.CHANNEL: Severity.WARNING,
     Anomaly.OUTLIER: Severity.WARNING,
     Anomaly.DEVIATION: Severity.WARNING,
     Anomaly.DUPLICATE: Severity.INFO,
@@ -148,6 +151,11 @@ class Validator:
     def on_feed_lost(self, lost: FeedLost) -> None:
         self._hear(lost.exchange)
         self._feeds[lost.exchange].is_lost = True
+
+    def on_channel_lost(self, lost: ChannelLost) -> None:
+        # Two channels of one symbol are two finds; how long is too long is the feed's to know.
+        stream = self._stream(lost.exchange, lost.symbol)
+        self._find(stream, Anomaly.CHANNEL, lost.silent_ms / 1000, 0.0, lost.reason)
 
     def on_book_snapshot(self, snapshot: BookSnapshot) -> None:
         self._check_book(snapshot)
