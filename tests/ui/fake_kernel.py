@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -52,11 +53,12 @@ class FakeKernel:
     """Real sockets, real journal, real frames; the state is the test's."""
 
     def __init__(self, home: Path, port: int) -> None:
-        self.home = home
+        self.home, self._port = home, port
         self.process: subprocess.Popen[bytes] | None = None
         self.requests: list[Any] = []
         self.unfit: list[str] = []
         self.halted_by = ""
+        self.halt_level = 0
         self.degraded: list[dict[str, Any]] = []
         self.pulse: Callable[[], list[m.Message]] = list  # published five times a second
         self.change: dict[str, Any] | None = None
@@ -130,7 +132,13 @@ class FakeKernel:
         for line in process.stderr:
             if b"console.started" in line:
                 break
+        while process.poll() is None and not self._is_listening():
+            time.sleep(0.02)
         return process
+
+    def _is_listening(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
     def put_meta(self, name: str, value: bytes) -> None:
         """Write what a kernel says of its run beside the journal's messages."""
@@ -197,9 +205,10 @@ class FakeKernel:
                 self.unfit.append(message.error)
             case control.HaltRequest():
                 self.halted_by = f"{message.source}: {message.reason}"
-                self.publish(m.TradingHalted(time.time_ns(), message.source, message.reason))
+                self.halt_level = message.level
+                self.publish(m.TradingHalted(time.time_ns(), message.source, message.reason, message.level))
             case control.ResumeRequest():
-                self.halted_by = ""
+                self.halted_by, self.halt_level = "", 0
                 self.publish(m.TradingResumed(time.time_ns(), message.source, message.reason))
             case control.StatusRequest():
                 return control.Status(self._report())
@@ -252,6 +261,7 @@ class FakeKernel:
             "seq": self._sequencer.seq,
             "messages_per_s": 250.0,
             "halted_by": self.halted_by or None,
+            "halt_level": self.halt_level,
             "hosts": hosts,
             "plugins": [self._row(each, uptime) for each in self.plan.plugins],
             "change": self.change,

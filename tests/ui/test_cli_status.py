@@ -20,6 +20,7 @@ def report_of(state: str = "running", **changes: object) -> dict[str, object]:
         "since_ns": NOON,
         "degraded": [],
         "halted_by": None,
+        "halt_level": 0,
         "profile": "demo",
         "session": 3,
         "uptime_s": 7_265.2,
@@ -83,13 +84,14 @@ def test_what_halted_it_and_what_is_degraded_are_lines_of_their_own():
     report = report_of(
         "halted",
         halted_by="risk-drawdown: 26 % >= 25 %",
+        halt_level=3,
         degraded=[{"part": "trade", "reason": "no canary for 3.2 s", "since_ns": NOON + 61 * NS_PER_S}],
     )
 
     _, *lines = cli_status.headline(report, None, NOON + 65 * NS_PER_S)
 
     assert lines == [
-        "halted by risk-drawdown: 26 % >= 25 %",
+        "halted at level 3 (flatten) by risk-drawdown: 26 % >= 25 %",
         "degraded by trade: no canary for 3.2 s, since 1970-01-01 12:01:01 UTC (4 s)",
     ]
 

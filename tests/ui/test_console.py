@@ -194,15 +194,20 @@ def test_the_kill_switch_asks_first_and_then_halts_until_a_person_resumes(open_p
 
     page.get_by_role("button", name="Kill switch").click()
     page.get_by_role("button", name="Halt trading").click()
-    page.get_by_text("HALTED by console: the kill switch was pressed").wait_for()
+    page.get_by_text("HALTED at level 2 by console: the kill switch was pressed").wait_for()
     page.locator(".top.is-halted").wait_for()
-    assert [type(each) for each in kernel.requests] == [control.HaltRequest]
+    page.get_by_role("button", name="Kill switch").click()
+    page.get_by_text("3 · Flatten").click()
+    page.get_by_role("button", name="Halt trading").click()
+    page.get_by_text("HALTED at level 3 by console").wait_for()
+    page.get_by_role("button", name="Kill switch").wait_for(state="hidden")
+    assert [each.level for each in kernel.requests] == [2, 3]
 
     page.get_by_role("button", name="Resume").click()
     page.get_by_role("button", name="Resume trading").click()
     page.locator(".top:not(.is-halted)").wait_for()
     page.get_by_role("button", name="Kill switch").wait_for()
-    assert [type(each) for each in kernel.requests] == [control.HaltRequest, control.ResumeRequest]
+    assert [type(each) for each in kernel.requests[2:]] == [control.ResumeRequest]
     kernel.requests.clear()
 
 

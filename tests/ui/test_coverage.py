@@ -10,9 +10,16 @@ from .tapes import DAY, FIRST, record
 S = 1_000_000_000
 
 
-def stream(days, gaps=(), name="book|kraken|BTC/USD"):
+def stream(days, gaps=(), name="book|kraken|BTC/USD", unsealed=0):
     rows = sum(day["rows"] for day in days.values())
-    return {"stream": name, "rows": rows, "bytes": 4 * rows, "days": days, "gaps": list(gaps)}
+    return {
+        "stream": name,
+        "rows": rows,
+        "unsealed": unsealed,
+        "bytes": 4 * rows,
+        "days": days,
+        "gaps": list(gaps),
+    }
 
 
 def day(covered, rows=1000):
@@ -85,6 +92,20 @@ def test_of_many_days_the_newest_are_shown_and_that_is_said():
 
     assert (len(shown["days"]), shown["days"][-1]) == (DAYS, "2024-06-01")
     assert shown["note"] == f"the newest {DAYS} of 367 days"
+
+
+def test_what_is_in_no_block_yet_is_counted_and_said():
+    waiting = {**stream({"2024-06-01": day(0.1)}, unsealed=1000, name="trade|kraken|BTC/USD"), "bytes": 0}
+    shown = calendar([stream({"2024-06-01": day(0.1)}, unsealed=40), waiting])
+
+    assert shown["summary"] == "2 streams · 2,000 rows, 1,040 of them in no block yet · 4.0 kB"
+    assert [row["detail"] for row in shown["rows"]] == ["1,000 rows, 4.0 kB", "1,000 rows, in no block yet"]
+
+
+def test_where_nothing_is_in_a_block_there_are_no_bytes():
+    waiting = {**stream({"2024-06-01": day(0.1)}, unsealed=1000), "bytes": 0}
+
+    assert calendar([waiting])["summary"] == "1 streams · 1,000 rows, in no block yet"
 
 
 def test_an_empty_tape_has_no_days():

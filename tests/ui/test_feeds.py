@@ -5,6 +5,8 @@ import pytest
 from tickerml.kernel import (
     Anomaly,
     BookCrossed,
+    ChannelLost,
+    ChannelResumed,
     ChecksumFailed,
     DataAnomaly,
     FeedConnected,
@@ -76,6 +78,19 @@ def test_counts_are_those_of_the_last_summary_and_of_what_came_after_it():
     feed.take(BookCrossed(0, "kraken", "BTC/USD", 5, 9, 8))
     assert [figure(feed, name) for name in ("Gaps", "Checksums bad", "Crossed")] == ["6", "1", "1"]
     assert (tone(feed, "Gaps"), tone(feed, "Checksums bad")) == ("odd", "bad")
+
+
+def test_a_channel_that_died_alone_is_named_until_it_is_back():
+    feed = Feed("kraken")
+    assert (figure(feed, "Channels lost"), tone(feed, "Channels lost")) == ("0", "")
+
+    feed.take(ChannelLost(36_120 * NS, "kraken", "BTC/USD", "trade", 120_000, "no trade"))
+    assert feed.lost_channels() == ["trade of BTC/USD since 10:00:00 UTC"]
+    assert feed.notes()[1] == "Lost alone: trade of BTC/USD since 10:00:00 UTC"
+    assert (figure(feed, "Channels lost"), tone(feed, "Channels lost")) == ("1", "bad")
+
+    feed.take(ChannelResumed(36_130 * NS, "kraken", "BTC/USD", "trade", 130_000))
+    assert (feed.lost_channels(), figure(feed, "Channels lost")) == ([], "0")
 
 
 def test_what_is_skipped_and_doubted_is_told_with_its_reasons():

@@ -4,7 +4,15 @@ import time
 
 import pytest
 
-from tickerml.kernel import Anomaly, DataAnomaly, FeedConnected, FeedLost, FeedSummarized, Severity
+from tickerml.kernel import (
+    Anomaly,
+    ChannelLost,
+    DataAnomaly,
+    FeedConnected,
+    FeedLost,
+    FeedSummarized,
+    Severity,
+)
 from tickerml.kernel.testing import Market, instrument
 
 from .fake_kernel import FakeKernel
@@ -34,6 +42,7 @@ def history():
         FeedSummarized(now, "kraken", 20_000, 3, 2, 0, {"malformed frame": 3}, 4, 4, checksums_ok=14_496),
         DataAnomaly(now, "coinbase", "BTC/USD", *anomaly),
         FeedLost(now, "kucoin", ATTACK, 100),
+        ChannelLost(now, "binanceus", "ETH/USD", "trade", 120_000, "no trade of ETH/USD for 120.0 s"),
     ]
 
 
@@ -78,6 +87,8 @@ def test_each_feed_says_how_it_is_and_why(market_page):
     feed(page, "kucoin").get_by_text("lost", exact=True).wait_for()
     feed(page, "kucoin").get_by_text("0 of 4").wait_for()
     feed(page, "kucoin").get_by_text(f"UTC: {ATTACK}").wait_for()
+    feed(page, "binanceus").get_by_text("incomplete", exact=True).wait_for()
+    feed(page, "binanceus").get_by_text("Lost alone: trade of ETH/USD since").wait_for()
     assert page.locator(".feed img").count() == 0
 
 

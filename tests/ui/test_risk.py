@@ -1,15 +1,12 @@
 """What the page Risk knows: the answers of each rule, what was denied, the level of the kill switch."""
 
 from tickerml.kernel import (
-    HaltLevel,
     OrderDenied,
     OrderType,
     RiskVerdict,
     Side,
     SubmitOrder,
     TimeInForce,
-    TradingHalted,
-    TradingResumed,
 )
 from tickerml.ui import risk
 from tickerml.ui.risk import RiskBoard
@@ -76,11 +73,3 @@ def test_denied_orders_are_listed_newest_first_and_bounded():
     assert len(known.denied_rows()) == risk.DENIED_KEPT
     assert known.denied_rows()[0].cells[1] == "d299"
     assert known.summary().endswith("300 orders denied")
-
-
-def test_the_kill_switch_stands_where_it_was_last_put():
-    known = board(TradingHalted(NOW, "risk-drawdown", "too deep", 3))
-
-    assert (known.level, known.reason) == (HaltLevel.FLATTEN, "risk-drawdown: too deep")
-    known.take(TradingResumed(NOW, "console", "go on"))
-    assert (known.level, known.reason) == (HaltLevel.RUN, "")

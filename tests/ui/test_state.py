@@ -265,12 +265,12 @@ def test_what_is_read_from_the_journal_is_no_sign_of_life(state, market):
 
 
 def test_a_halt_is_known_from_the_message_and_from_the_report(state):
-    state.apply(TradingHalted(S, "risk-drawdown", "too deep"))
-    assert state.halted_by == "risk-drawdown: too deep"
+    state.apply(TradingHalted(S, "risk-drawdown", "too deep", 3))
+    assert (state.halted_by, state.halt_level) == ("risk-drawdown: too deep", 3)
     state.apply(TradingResumed(S, "console", "ok"))
-    assert state.halted_by == ""
-    state.apply_status({"halted_by": "console: stop"}, 1.0)
-    assert state.halted_by == "console: stop"
+    assert (state.halted_by, state.halt_level) == ("", 0)
+    state.apply_status({"halted_by": "console: stop", "halt_level": 1}, 1.0)
+    assert (state.halted_by, state.halt_level) == ("console: stop", 1)
 
 
 def test_what_is_degraded_is_told_with_the_reason_and_since_when(state):

@@ -9,6 +9,8 @@ from tickerml.kernel.guard import Report as GuardReport
 #: By state; 3 is a kernel that does not answer.
 EXIT_CODES = {"running": 0, "starting": 0, "degraded": 4, "stopping": 4, "halted": 5}
 DEAD = "dead"
+#: What each level of the kill switch does.
+LEVEL_NAMES = ("run", "no new orders", "cancel", "flatten")
 HOST_COLUMNS = ["host", "state", "pid", "restarts", "lag", "lag_s", "canary_ms", "rss_mb", "reason"]
 
 
@@ -38,7 +40,7 @@ def headline(report: dict[str, Any], guard: GuardReport | None, now_ns: int) -> 
         f"{report['seq']:,} messages, {report['messages_per_s']:,.0f}/s"
     ]
     if report["halted_by"]:
-        lines.append(f"halted by {report['halted_by']}")
+        lines.append(f"halted{at_level(report['halt_level'])} by {report['halted_by']}")
     lines += [
         f"degraded by {row['part']}: {row['reason']}, {since(row['since_ns'], now_ns)}"
         for row in report["degraded"]
@@ -46,6 +48,11 @@ def headline(report: dict[str, Any], guard: GuardReport | None, now_ns: int) -> 
     if (change := report.get("change")) and not change["outcome"]:
         lines.append(f"change {change['number']} ({change['reason']}): {change['step']} of {change['host']}")
     return lines + ([guarded(guard)] if guard else [])
+
+
+def at_level(level: int) -> str:
+    """Return how far a halt goes, in words: " at level 3 (flatten)"; "" where the gate has not halted."""
+    return f" at level {level} ({LEVEL_NAMES[level]})" if level else ""
 
 
 def guarded(guard: GuardReport) -> str:

@@ -17,7 +17,7 @@ from tickerml.kernel import NS_PER_S, StoreError
 
 DAYS = 92  # shown at most, the newest
 HINTS = 6  # gaps that a hint names at most
-LIMIT_S = 120.0
+LIMIT_S = 600.0  # a day's journal is long to read
 DAY_S = 86_400
 NOT_RECORDED, NOTHING_CAME = "not recorded", "silence: nothing came"
 _LEVELS = (0.25, 0.5, 0.9)  # fractions of a day
@@ -65,13 +65,15 @@ def calendar(streams: Sequence[Stream]) -> dict[str, Any]:
     """
     days = _days(streams)
     there = [stream for stream in streams if stream["rows"]]
-    rows, stored = (sum(stream[what] for stream in there) for what in ("rows", "bytes"))
+    rows, stored, unsealed = (sum(stream[what] for stream in there) for what in ("rows", "bytes", "unsealed"))
+    waiting = f"{unsealed:,} of them in no block yet" if unsealed < rows else "in no block yet"
+    figures = [f"{len(there):,} streams", f"{rows:,} rows" + (f", {waiting}" if unsealed else "")]
     shown = f"the newest {DAYS} of {len(days)} days" if len(days) > DAYS else ""
     days = days[-DAYS:]
     return {
         "days": [f"{day:%Y-%m-%d}" for day in days],
         "rows": [_row(stream, days) for stream in there],
-        "summary": f"{len(there):,} streams · {rows:,} rows · {size(stored)}",
+        "summary": " · ".join([*figures, size(stored)] if stored else figures),
         "note": shown,
     }
 
@@ -85,10 +87,11 @@ def _days(streams: Iterable[Stream]) -> list[date]:
 
 def _row(stream: Stream, days: Iterable[date]) -> dict[str, Any]:
     kind, exchange, symbol = stream["stream"].split("|")
+    stored = size(stream["bytes"]) if stream["bytes"] else "in no block yet"
     return {
         "name": f"{exchange} {symbol}",
         "kind": kind,
-        "detail": f"{stream['rows']:,} rows, {size(stream['bytes'])}",
+        "detail": f"{stream['rows']:,} rows, {stored}",
         "cells": [_cell(stream, day) for day in days],
     }
 

@@ -16,6 +16,8 @@ from tickerml.kernel import (
     Anomaly,
     BookCrossed,
     BookStale,
+    ChannelLost,
+    ChannelResumed,
     ChecksumFailed,
     DataAnomaly,
     FeedConnected,
@@ -36,6 +38,8 @@ FeedMessage = (
     | ChecksumFailed
     | BookStale
     | BookCrossed
+    | ChannelLost
+    | ChannelResumed
     | DataAnomaly
 )
 Figure = tuple[str, str, str]  # name, text, tone
@@ -52,6 +56,7 @@ class Feed:
         self._seconds: deque[tuple[int, int]] = deque(maxlen=RATE_S + 1)  # and messages in them
         self._summary: FeedSummarized | None = None
         self._since: Counter[type] = Counter()  # what happened after the summary
+        self._channels: dict[tuple[str, str], str] = {}  # lost alone, by symbol and name: since when
         self._anomalies: dict[tuple[str, Anomaly], int] = {}  # by symbol and kind
 
     # --- In -----------------------------------------------------------------------------------
@@ -71,8 +76,12 @@ class Feed:
                 self._is_lost = False
             case FeedLost():
                 self._is_lost = True
-                lost = datetime.fromtimestamp(message.ts_recv / NS_PER_S, UTC)
-                self.loss = f"{lost:%H:%M:%S} UTC: {message.reason}"
+                self.loss = f"{_clock(message.ts_recv)}: {message.reason}"
+            case ChannelLost():
+                since = message.ts_recv - message.silent_ms * NS_PER_MS
+                self._channels[message.symbol, message.channel] = _clock(since)
+            case ChannelResumed():
+                self._channels.pop((message.symbol, message.channel), None)
             case FeedSummarized():
                 self._summary = message
                 self._since.clear()
@@ -96,6 +105,13 @@ class Feed:
             return "nothing yet"
         return f"silent for {age_s:,.0f} s" if age_s > SILENCE_S else ""
 
+    def lost_channels(self) -> list[str]:
+        """Return what has stopped alone, and when: of its books nothing is missing."""
+        return [
+            f"{channel} of {symbol} since {since}"
+            for (symbol, channel), since in sorted(self._channels.items())
+        ]
+
     def rate(self, at: float) -> float:
         """Return the messages per second that came in the last full RATE_S seconds before *at*."""
         now = int(at)
@@ -112,13 +128,14 @@ class Feed:
             ("Messages", f"{self.rate(at):,.1f} /s", ""),
             ("Silent for", NONE if age_s is None else f"{age_s:,.1f} s", _bad(self.doubt(at))),
             ("Books valid", f"{valid_books} of {books}", _bad(valid_books < books)),
-            ("Clock offset", f"{offset_ms:+,.1f} ms" if said.clock_offset_ns else NONE, ""),
+            ("Channels lost", f"{len(self._channels)}", _bad(self._channels)),
             ("Gaps", self._count(gaps), _odd(gaps)),
             ("Crossed", self._count(crossed), _odd(crossed)),
             ("Checksums ok", f"{said.checksums_ok:,}" if has_checksums else NONE, ""),
             ("Checksums bad", f"{bad:,}" if has_checksums else NONE, _bad(bad)),
             ("Skipped", self._count(said.skipped), _odd(said.skipped)),
             ("Doubted", f"{doubted:,}", _odd(doubted)),
+            ("Clock offset", f"{offset_ms:+,.1f} ms" if said.clock_offset_ns else NONE, ""),
         ]
 
     def notes(self) -> list[str]:
@@ -129,12 +146,17 @@ class Feed:
             doubted[f"{kind} {symbol}".strip()] += count
         return [
             f"Last lost at {self.loss}" if self.loss else "Not lost in what the console has seen",
+            *(f"Lost alone: {each}" for each in self.lost_channels()),
             *(f"Skipped: {_told(each)}" for each in (reasons,) if each),
             *(f"Doubted: {_told(each)}" for each in (doubted,) if each),
         ]
 
     def _count(self, number: int) -> str:
         return f"{number:,}" if number or self._summary else NONE
+
+
+def _clock(ts: int) -> str:
+    return f"{datetime.fromtimestamp(ts / NS_PER_S, UTC):%H:%M:%S} UTC"
 
 
 def _told(counts: Mapping[str, int]) -> str:

@@ -1,5 +1,5 @@
 """
-What the console knows of risk: each rule's answers and numbers, what was denied, and the kill switch.
+What the console knows of risk: each rule's answers and numbers, and what was denied.
 
 As in state.py everything is bounded, and texts are made here. Counts are since the console began to
 read.
@@ -17,8 +17,6 @@ from tickerml.kernel import (
     OrderDenied,
     RiskVerdict,
     SubmitOrder,
-    TradingHalted,
-    TradingResumed,
 )
 
 from .rows import Row
@@ -59,8 +57,6 @@ class RiskBoard:
 
     def __init__(self) -> None:
         self.version = 0  # rises with every change
-        self.level = HaltLevel.RUN
-        self.reason = ""
         self._rules: dict[str, _Rule] = {}
         self._wishes: OrderedDict[str, int] = OrderedDict()  # order id -> lots
         self._denied: deque[OrderDenied] = deque(maxlen=DENIED_KEPT)
@@ -79,10 +75,6 @@ class RiskBoard:
             case OrderDenied():
                 self._denied.append(message)
                 self._denials += 1
-            case TradingHalted():
-                self.level, self.reason = HaltLevel(message.level), f"{message.source}: {message.reason}"
-            case TradingResumed():
-                self.level, self.reason = HaltLevel.RUN, ""
             case _:
                 return
         self.version += 1

@@ -30,6 +30,8 @@ from tickerml.kernel import (
     BookSnapshot,
     BookStale,
     BookState,
+    ChannelLost,
+    ChannelResumed,
     ChecksumFailed,
     DataAnomaly,
     FeedConnected,
@@ -90,6 +92,7 @@ _WARNINGS = (
     ChecksumFailed,
     BookStale,
     BookCrossed,
+    ChannelLost,
     DataAnomaly,
     HostStopped,
 )
@@ -105,6 +108,8 @@ _EVENTS: dict[type[Message], str] = {
     BookStale: "book.went_stale",
     BookCrossed: "book.crossed",
     BookResynced: "book.resynced",
+    ChannelLost: "feed.channel_lost",
+    ChannelResumed: "feed.channel_resumed",
     DataAnomaly: "data.doubted",
     TradingHalted: "trading.halted",
     TradingResumed: "trading.resumed",
@@ -235,6 +240,7 @@ class ConsoleState:
         self.log: deque[Row] = deque(maxlen=LOG_LINES_KEPT)
         self.report: dict[str, Any] = {}
         self.halted_by = ""
+        self.halt_level = 0
         self._owners: dict[str, Key] = {}  # order id -> its market, oldest first
         self._count = 0
         self._market_at: float | None = None
@@ -270,15 +276,17 @@ class ConsoleState:
             case OrderSubmitted() | OrderAccepted() | OrderRejected() | OrderCanceled() | OrderExpired():
                 self._follow_order(message)
             case TradingHalted():
-                self.halted_by = f"{message.source}: {message.reason}"
+                self.halted_by, self.halt_level = f"{message.source}: {message.reason}", message.level
             case TradingResumed():
-                self.halted_by = ""
+                self.halted_by, self.halt_level = "", 0
             case KernelStarted() if message.ts_recv:
                 self.sessions.append(message.ts_recv / NS_PER_S)
             case SequenceGap() | ChecksumFailed() | BookStale() | FeedLost():
                 self._feed(message.exchange).take(message)
                 self._distrust(message)
             case FeedConnected() | FeedSummarized() | BookCrossed() | DataAnomaly():
+                self._feed(message.exchange).take(message)
+            case ChannelLost() | ChannelResumed():
                 self._feed(message.exchange).take(message)
         if event := _EVENTS.get(type(message)):
             self._tell(message, event)
@@ -287,6 +295,7 @@ class ConsoleState:
         """Take the kernel's report on itself."""
         self.report = report
         self.halted_by = report.get("halted_by") or ""
+        self.halt_level = report.get("halt_level", 0)
         self._report_at = at
 
     def apply_log(self, line: bytes) -> None:
@@ -294,7 +303,7 @@ class ConsoleState:
         try:
             facts = json.loads(line)
             event, level = str(facts.pop("event")), str(facts.pop("level", "info"))
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, TypeError):  # not JSON, or not such an object
             self._log("", "info", line.decode(errors="replace"))
             return
         if event in _TOLD_BY_MESSAGE:

@@ -13,7 +13,8 @@ from .frame import Desk, Page, card, in_thread
 
 FRAME_S = 0.5
 AGAIN_S = 60.0  # a tape is asked again so often while somebody looks
-EMPTY = "Nothing is on this tape yet: a stream appears with its first block, after some thousand rows of it."
+AGAIN_TIMES = 10  # and no sooner than after so many times what it took: a day's journal is long to read
+EMPTY = "Nothing has been recorded yet."
 
 
 class Coverage(ui.element, component="coverage.js"):
@@ -34,7 +35,7 @@ class Data(Page):
         self._home = desk.shelf.home
         self._run: Path | None = None
         self._is_asking = False
-        self._asked_at = 0.0
+        self._due_at = 0.0
 
     # --- What there is ------------------------------------------------------------------------
 
@@ -49,9 +50,9 @@ class Data(Page):
                     self._summary = ui.label("Reading the tape …").classes("num").props('role="status"')
                 self._coverage = Coverage()
                 ui.label(
-                    "Sealed blocks only: the newest rows of a running recorder are there once their block is "
+                    "What is in blocks on the tape, and what is in the journal alone until its block is "
                     "full. `tickerml data coverage --tape RUN` says the same, `tickerml data verify` reads "
-                    "every row."
+                    "every block."
                 ).classes("quiet coverage-note")
         ui.timer(FRAME_S, self._look)
 
@@ -66,11 +67,12 @@ class Data(Page):
             self.show_halt(self.state.halted_by)
             self.show_header()
         self.hear(doubt if "market" not in doubt else "")
-        if not self._is_asking and time.monotonic() - self._asked_at > AGAIN_S:
+        if not self._is_asking and time.monotonic() >= self._due_at:
             self._is_asking = True
             background_tasks.create(self._ask())  # the page is to be heard of meanwhile
 
     async def _ask(self) -> None:
+        began = time.monotonic()
         runs = await in_thread(lambda: run_dirs(self._home))
         run = self._run if self._run in runs else runs[0] if runs else None
         text, shown = "No run of this home has a tape yet: the recorder writes one.", calendar([])
@@ -81,7 +83,8 @@ class Data(Page):
                 text = " · ".join(filter(None, (shown["summary"], shown["note"]))) if streams else EMPTY
             except TickerMLError as error:
                 text = str(error)
-        self._asked_at, self._is_asking = time.monotonic(), False
+        now, self._is_asking = time.monotonic(), False
+        self._due_at = now + max(AGAIN_S, AGAIN_TIMES * (now - began))
         if self.client.is_deleted or run != (self._run or run):  # gone, or another was chosen meanwhile
             return
         self._run = run
@@ -98,5 +101,5 @@ class Data(Page):
     def _choose(self, name: str | None) -> None:
         if name and name != self._name(self._run):
             self._run = self._home / "runs" / name
-            self._asked_at = 0.0
+            self._due_at = 0.0
             self._summary.set_text("Reading the tape …")

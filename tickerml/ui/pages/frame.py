@@ -20,12 +20,13 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from nicegui import ui
 
-from tickerml.kernel import UNIT, PackageError, TickerMLError, control
+from tickerml.kernel import UNIT, HaltLevel, PackageError, TickerMLError, control
 
 from .. import changes
 from ..changes import Turn
 from ..follow import Follower
 from ..installing import Answer, Dialog
+from ..risk import LEVELS
 from ..shelf import Shelf
 from ..state import Row
 
@@ -173,10 +174,11 @@ class Page:
     def show_halt(self, reason: str) -> None:
         """Show who has halted trading; "" for nobody."""
         self._header.classes("is-halted") if reason else self._header.classes(remove="is-halted")
-        self._halted.set_text(f"HALTED by {reason}" if reason else "")
+        level = self.state.halt_level
+        self._halted.set_text(f"HALTED{f' at level {level}' if level else ''} by {reason}" if reason else "")
         self._halted.set_visibility(bool(reason))
         self._resume.set_visibility(bool(reason))
-        self._kill.set_visibility(not reason)
+        self._kill.set_visibility(level < HaltLevel.FLATTEN)
 
     def hear(self, doubt: str) -> None:
         """Tell the browser that the console is there, and why it distrusts what it shows."""
@@ -197,11 +199,20 @@ class Page:
         """Draw again what does not follow the theme by itself."""
 
     async def _ask_halt(self) -> None:
-        text = "No new orders are accepted and open ones are canceled, until a person resumes trading."
-        if await self.confirm("Halt all trading?", [text], "Halt trading"):
-            await self.request(
-                control.HaltRequest("console", "the kill switch was pressed"), "Trading is halted."
-            )
+        levels = {
+            int(level): f"{level} · {name}: {meaning}"
+            for level, name, meaning in LEVELS
+            if level > self.state.halt_level
+        }
+        chosen: list[ui.radio] = []
+
+        def choose() -> None:
+            chosen.append(ui.radio(levels, value=max(min(levels), HaltLevel.CANCEL)))
+            ui.label("It stays so until a person resumes trading.")
+
+        if levels and await self._put("Halt all trading?", choose, "Halt trading"):
+            halt = control.HaltRequest("console", "the kill switch was pressed", chosen[0].value)
+            await self.request(halt, "Trading is halted.")
 
     async def _ask_resume(self) -> None:
         text = f"It was halted by {self.state.halted_by}. Strategies may order again at once."
@@ -273,10 +284,17 @@ class Page:
 
     async def confirm(self, question: str, lines: list[str], action: str) -> bool:
         """Ask the person; returns whether the answer is yes."""
-        with self.client, ui.dialog() as dialog, ui.card().classes("dialog"):
-            ui.label(question).classes("question")
+
+        def say() -> None:
             for line in lines:
                 ui.label(line)
+
+        return await self._put(question, say, action)
+
+    async def _put(self, question: str, build: Callable[[], None], action: str) -> bool:
+        with self.client, ui.dialog() as dialog, ui.card().classes("dialog"):
+            ui.label(question).classes("question")
+            build()
             with ui.element("div").classes("answers"):
                 ui.button("Cancel", on_click=lambda: dialog.submit(False)).props("flat no-caps autofocus")
                 ui.button(action, color="negative", on_click=lambda: dialog.submit(True)).props(

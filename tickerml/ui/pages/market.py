@@ -104,11 +104,11 @@ class Markets(Page):
     def _feed_row(self, feed: Feed, at: float) -> dict[str, Any]:
         books = [market.book for market in self.state.markets.values() if market.exchange == feed.exchange]
         valid = sum(book.state is BookState.VALID and not book.is_crossed for book in books)
-        doubt = feed.doubt(at)
-        tone = "bad" if doubt else "good" if valid == len(books) else ""
+        doubt, is_whole = feed.doubt(at), not feed.lost_channels()
+        tone = "bad" if doubt else "good" if valid == len(books) and is_whole else ""
         return {
             "exchange": feed.exchange,
-            "state": doubt or "up",
+            "state": doubt or ("up" if is_whole else "incomplete"),
             "tone": tone,
             "figures": feed.figures(at, len(books), valid),
             "notes": feed.notes(),

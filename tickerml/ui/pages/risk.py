@@ -74,9 +74,7 @@ class Risk(Page):
             board = state.risk
             rules = board.rule_rows(state.report.get("plugins", []))
             denied, summary = board.denied_rows(), board.summary()
-            reason = state.halted_by
-            # Who halted long ago is in the kernel's report, and how far it went is not.
-            level = board.level if bool(board.level) == bool(reason) else None
+            reason, level = state.halted_by, state.halt_level
             portfolios = sorted(state.portfolios.items())
         self.hear(doubt)
         for account, told in portfolios:
@@ -95,7 +93,7 @@ class Risk(Page):
         limit = self.desk.drawdown_limit
         self._bars[account].show(drawdown / limit, f"{drawdown:.2%} of {limit:.0%}, at worst {worst:.2%}")
 
-    def _show_level(self, now: HaltLevel | None, reason: str) -> None:
+    def _show_level(self, now: int, reason: str) -> None:
         for level, button in self._levels.items():
             button.classes(replace="level" + " now" * (level == now) + " halt" * bool(level))
             button.props(f'aria-pressed="{str(level == now).lower()}"')
