@@ -14,7 +14,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_inf
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint bench chaos soak docs browser clean simulate ledger mutants
+.PHONY: help run test lint bench chaos soak docs browser clean simulate ledger risk mutants
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ simulate: $(RUN_READY) ## break a simulated system SEEDS=2000 times, from SEED=0
 
 ledger: $(TEST_READY) ## hold the ledger to its laws over OPERATIONS=1000000 in at most MINUTES=30, from SEED=0 on
 	$(BIN)/python tests/campaigns/ledger.py --seed $(SEED) --minutes $(or $(MINUTES),30) --operations $(or $(OPERATIONS),1000000)
+
+risk: $(TEST_READY) ## hold all rules of risk to their properties, OPERATIONS=1000000, at most MINUTES=30, from SEED=0 on
+	$(BIN)/python tests/campaigns/risk.py --seed $(SEED) --minutes $(or $(MINUTES),30) --operations $(or $(OPERATIONS),1000000)
 
 mutants: $(TEST_READY) ## see whether the tests notice what is changed in the code, for MINUTES=30, SEED=0, JOBS=1 at a time
 	$(BIN)/python tests/campaigns/mutants.py --seed $(SEED) --minutes $(or $(MINUTES),30) --jobs $(or $(JOBS),1)

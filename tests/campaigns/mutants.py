@@ -18,6 +18,7 @@ their own; 85 % of ours within minutes needs "the tests of its module" and a see
 
 import argparse
 import difflib
+import functools
 import json
 import os
 import queue
@@ -74,10 +75,15 @@ class Mutant(NamedTuple):
     text: str
 
 
+@functools.cache
+def source_of(module: str) -> bytes:
+    """Return the source of *module* as it was when first asked for, whoever edits it meanwhile."""
+    return (ROOT / "tickerml" / f"{module}.py").read_bytes()
+
+
 def mutants_of(module: str) -> list[Mutant]:
     """Return every mutant of *module*."""
-    source = (ROOT / "tickerml" / f"{module}.py").read_bytes()
-    return [Mutant(module, *change) for change in changes(source)]
+    return [Mutant(module, *change) for change in changes(source_of(module))]
 
 
 def applied(mutant: Mutant, source: bytes) -> bytes:
@@ -87,7 +93,7 @@ def applied(mutant: Mutant, source: bytes) -> bytes:
 
 def diff(mutant: Mutant) -> str:
     """Return the change of *mutant* as a person reads it, with the line it is in."""
-    source = (ROOT / "tickerml" / f"{mutant.module}.py").read_bytes()
+    source = source_of(mutant.module)
     old, new = (text.decode().splitlines() for text in (source, applied(mutant, source)))
     lines = [
         line.strip()
@@ -139,7 +145,7 @@ class Bench:
     def survives(self, mutant: Mutant, timeout_s: float) -> bool:
         """Whether nobody notices *mutant*."""
         path = self.tree / "tickerml" / f"{mutant.module}.py"
-        source = path.read_bytes()
+        source = source_of(mutant.module)
         self._write(path, applied(mutant, source))
         try:
             return self.passes(mutant.module, timeout_s)
