@@ -43,7 +43,7 @@ from tickerml.kernel.book import BookSide, OrderBook
 from tickerml.kernel.gate import GATE, GateSpec
 from tickerml.kernel.hookspecs import HOOKS, PluginSpec, TickerMLSpecs
 from tickerml.kernel.localbus import handler_name
-from tickerml.plugins import data, parity, portfolio_command, simulate, why
+from tickerml.plugins import calibrate, data, parity, portfolio_command, simulate, tca, tournament, why
 from tickerml.testing import tiers
 from tickerml.testing.contracts_subject import LADDER, Check
 from tickerml.ui import cli
@@ -111,6 +111,7 @@ EVENTS = {
     "plugin.failed": "A plugin raised and was set aside; the others go on.",
     "plugin.warned": "A plugin runs although something in its manifest is not as it should be.",
     "plugin.observer_failed": "A plugin's observing hook raised; nothing else came of it.",
+    "portfolio.liquidated": "An exchange closed a perpetual by force: what secured it was too little.",
     "portfolio.funding_pending": "A funding payment is not booked: its rate or mark was never told.",
     "portfolio.reservation_failed": "An order wants more than the account has; nothing was reserved for it.",
     "risk.halted": "Trading is halted until a person resumes it.",
@@ -119,6 +120,7 @@ EVENTS = {
     "swap.taken_over": "Another process goes on from a host's state; `gap_ms` is from the barrier to that.",
     "tape.block_sealed": "A block of market data was written to the tape.",
     "tape.pruned": "The oldest blocks of the tape were taken off it, by its days or its budget.",
+    "transfer.denied": "The gate turned a transfer away; reason says why.",
     "watchdog.not_told": "Whoever watches over the kernel could not be told something; told once a time.",
 }
 
@@ -133,7 +135,13 @@ UNITS = {
         "lots",
     ),
     **dict.fromkeys(("bids", "asks"), "packed pairs of ticks and lots"),
-    "arrival_mid": "half ticks: bid + ask",
+    **dict.fromkeys(("arrival_mid", "fill_mid", "TournamentMeasured.mid2"), "half ticks: bid + ask"),
+    **dict.fromkeys(("TournamentMeasured.accepted", "ModelResult.orders"), "orders"),
+    "ModelResult.fills": "fills",
+    "ModelResult.position": "lots",
+    **dict.fromkeys(
+        [f"ModelResult.{name}" for name in ("notional", "fees", "pnl", "optimism")], "1e-12 of asset"
+    ),
     "tick_size": "1e-12 of quote",
     "lot_size": "1e-12 of base",
     "min_notional": "1e-12 of quote",
@@ -147,9 +155,18 @@ UNITS = {
     ),
     **dict.fromkeys(("Position.funding", "Position.accrued", "Position.margin"), "1e-12 of quote"),
     **dict.fromkeys(("TransferStarted.fee",), "1e-12 of asset"),
+    **dict.fromkeys(
+        [f"PositionLiquidated.{name}" for name in ("realized", "fee", "collateral", "required")],
+        "1e-12 of asset",
+    ),
+    **dict.fromkeys(("buy_band_ppm", "sell_band_ppm"), "millionths of the average price"),
+    "average_minutes": "min",
+    "max_orders": "orders",
+    "confidence": "fraction",
     "arrives_ts": "ns UTC",
     **dict.fromkeys(("drawdown", "max_drawdown"), "fraction of the peak"),
     "markout_bps": "1e-4 of the fill's price",
+    "fraction": "of the most that may be held",
     "level": "of the kill switch: a HaltLevel",
     **dict.fromkeys(("seq", "expected", "was"), "the exchange's own number"),
     **dict.fromkeys(("messages", "skipped", "gaps", "crossed_books", "books", "valid_books"), "count"),
@@ -175,6 +192,7 @@ UNITS = {
     **dict.fromkeys(("gross_bps", "net_bps", "best_net_bps", "theta_bps"), "1e-4 of what is sold"),
     **dict.fromkeys(("first_ts", "last_ts", "started_ts"), "ns UTC"),
     "depth_left": "lots",
+    "fill_spread": "ticks: ask - bid",
     "orders_ahead": "orders, estimated",
     "fill": "number of the fill within its order, from 0",
     "step": "number of the step, from 1",
@@ -430,6 +448,7 @@ def messages_page() -> str:
         struct_section(messages.LedgerLeg),
         struct_section(messages.Passport),
         struct_section(messages.Position),
+        struct_section(messages.ModelResult),
         struct_section(messages.StreamCount),
         "## Enumerations\n",
         *map(enum_section, choices),
@@ -656,7 +675,7 @@ def command_section(words: str, callback: Callable[..., Any], command: Any) -> s
 def brought_by_plugins() -> typer.Typer:
     """Return the words that our own command plugins bring, as commands.py adds them."""
     app = typer.Typer()
-    for plugin in (data, portfolio_command, simulate, why, parity):
+    for plugin in (data, portfolio_command, simulate, why, parity, tca, tournament, calibrate):
         plugin.tickerml_commands(app)
     return app
 

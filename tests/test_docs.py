@@ -330,7 +330,7 @@ def test_every_number_of_a_message_has_its_unit(cls):
 
 
 def test_every_unit_is_of_a_field_that_there_is():
-    within = [m.Balance, m.Passport, m.Position, m.StreamCount]
+    within = [m.Balance, m.ModelResult, m.Passport, m.Position, m.StreamCount]
     classes = [*m.message_types(), *within, Alert, hookspecs.StateChange]
     known = {name for cls in classes for name in cls.__struct_fields__}
     known |= {f"{cls.__name__}.{name}" for cls in classes for name in cls.__struct_fields__}
