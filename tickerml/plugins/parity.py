@@ -13,39 +13,26 @@ from typing import Annotated, Any
 
 import typer
 
-from tickerml.kernel import NS_PER_S, ConfigError, StoreCorrupt, StoreError, hookimpl, log, runs
+from tickerml.kernel import NS_PER_S, ConfigError, hookimpl
 from tickerml.kernel.parity import DAY_NS, Parity
 
 from .data_show import progress
+from .run_named import HOME, AsJson, Home, RunDir, find_run, reading
 
 ALL = "all"
 
 
 def parity(
     day: Annotated[str, typer.Option("--day", help="A day in UTC, or all.", show_default="yesterday")] = "",
-    run: Annotated[
-        Path | None, typer.Option("--run", help="The directory of a run.", show_default="the newest run")
-    ] = None,
-    home: Annotated[
-        Path,
-        typer.Option(
-            "--home", envvar="TICKERML_HOME", help="Where all state lives.", show_default="~/.tickerml"
-        ),
-    ] = Path("~/.tickerml"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    run: RunDir = None,
+    home: Home = HOME,
+    as_json: AsJson = False,
 ) -> None:
     """Run a day of paper trading again through the backtest, compare fill by fill, print a certificate."""
-    log.configure(level=50)
     first, end = _bounds(day, time.time_ns())
-    found = run or runs.latest(home.expanduser())
-    if found is None:
-        raise ConfigError(f"there is no run in {home.expanduser()}; start one with `tickerml run`")
-    try:
+    found = find_run(run, home)
+    with reading():
         certificate = _certify(found, first, end, as_json)
-    except StoreCorrupt:
-        raise
-    except StoreError as error:
-        raise ConfigError(str(error)) from None
     if not certificate["inputs"]:
         raise ConfigError(f"the run in {found} has nothing of {certificate['day']}; see --day and --run")
     if as_json:

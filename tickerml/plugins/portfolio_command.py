@@ -9,8 +9,6 @@ Exit codes: 0 done; 1 the journal is damaged; 2 wrong usage, or no such run or a
 import json
 import os
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,49 +17,27 @@ import typer
 from tickerml.kernel import (
     ConfigError,
     PortfolioSnapshot,
-    StoreCorrupt,
-    StoreError,
     format_units,
     hookimpl,
-    log,
     runs,
 )
 
 from .data_show import format_time, print_table
 from .portfolio_export import export
 from .portfolio_report import Report, Row, money_messages, trade_row
+from .run_named import HOME, AsJson, RunDir, find_run, reading
 
 commands = typer.Typer(help="What paper accounts have gained and lost, from the journal of a run.")
 
-RunDir = Annotated[
-    Path | None, typer.Option("--run", help="The directory of a run.", show_default="the newest run")
-]
 Account = Annotated[str, typer.Option("--account", help="The only account to look at. [default: all]")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 MONEY = {
     *("equity", "opening", "realized", "unrealized", "fees", "funding", "withdrawal_fees", "accrued", "net"),
 }
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the log out of the way, and let whatever is wrong with what was named be wrong usage."""
-    log.configure(level=50)
-    try:
-        yield
-    except StoreCorrupt:
-        raise
-    except StoreError as error:
-        raise ConfigError(str(error)) from None
-
-
 def _journal(given: Path | None) -> Path:
-    home = Path(os.environ.get("TICKERML_HOME", "~/.tickerml")).expanduser()
-    found = given or runs.latest(home)
-    if found is None:
-        raise ConfigError(f"there is no run in {home}; start one with `tickerml run`, or name one with --run")
-    return found / "journal"
+    return find_run(given, Path(os.environ.get("TICKERML_HOME", HOME))) / "journal"
 
 
 def _check_account(report: Report, account: str, journal: Path) -> None:
@@ -88,7 +64,7 @@ def portfolio_command(
     """Show what each account is worth and what it has gained: in all, by day, by symbol or by strategy."""
     if context.invoked_subcommand is not None:
         return
-    with _quiet():
+    with reading():
         journal, report = _journal(run), Report(account)
         for _, message in money_messages(journal):
             report.add(message)
@@ -110,7 +86,7 @@ def trades_command(
     as_json: AsJson = False,
 ) -> None:
     """List the last trades: what was filled at which price, for what fee, and what that realized."""
-    with _quiet():
+    with reading():
         journal, report, last = _journal(run), Report(account), deque[Row](maxlen=count)
         for _, message in money_messages(journal):
             if trade := report.add(message):
@@ -130,7 +106,7 @@ def equity_command(
     as_json: AsJson = False,
 ) -> None:
     """Show the equity curve: what each account was worth at the end of each stretch of time."""
-    with _quiet():
+    with reading():
         journal, step = _journal(run), every * 10**9
         report, last = Report(account), dict[tuple[str, int], PortfolioSnapshot]()
         for _, message in money_messages(journal):
@@ -159,7 +135,7 @@ def export_command(
     as_json: AsJson = False,
 ) -> None:
     """Write trades and equity into an SQLite file; goes on where the last export of the run ended."""
-    with _quiet():
+    with reading():
         journal = _journal(run)
         told = runs.read(journal.parent)
         if told is None:

@@ -15,19 +15,15 @@ from typing import Annotated, Any
 import typer
 
 from tickerml.kernel import (
-    ConfigError,
     Message,
-    StoreCorrupt,
-    StoreError,
     codec,
     hookimpl,
-    log,
-    runs,
     topics,
 )
 from tickerml.kernel.journal_reader import JournalReader
 
 from .data_show import plural, print_table
+from .run_named import HOME, AsJson, Home, RunDir, find_run, reading
 from .tca_report import WANTED, Analysis, Row
 
 _BAR = 40  # characters of the longest bar of a histogram
@@ -44,36 +40,22 @@ _SECTIONS = (
 
 
 def tca(
-    run: Annotated[
-        Path | None, typer.Option("--run", help="The directory of a run.", show_default="the newest run")
-    ] = None,
+    run: RunDir = None,
     toxic_bps: Annotated[
         float | None,
         typer.Option(
             min=0, help="A fill whose mark-out loses more was toxic.", show_default="half its spread"
         ),
     ] = None,
-    home: Annotated[
-        Path,
-        typer.Option(
-            "--home", envvar="TICKERML_HOME", help="Where all state lives.", show_default="~/.tickerml"
-        ),
-    ] = Path("~/.tickerml"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    home: Home = HOME,
+    as_json: AsJson = False,
 ) -> None:
     """Tell what became of a run's orders and what they cost, and whether its fills can be believed."""
-    log.configure(level=50)
-    found = run or runs.latest(home.expanduser())
-    if found is None:
-        raise ConfigError(f"there is no run in {home.expanduser()}; start one with `tickerml run`")
+    found = find_run(run, home)
     analysis = Analysis(toxic_bps)
-    try:
+    with reading():
         for message in _messages(found / "journal"):
             analysis.add(message)
-    except StoreCorrupt:
-        raise
-    except StoreError as error:
-        raise ConfigError(str(error)) from None
     report = {"run": str(found), **analysis.report()}
     if as_json:
         return print(json.dumps(report))

@@ -10,25 +10,22 @@ Exit codes: 0 done; 1 the journal is damaged; 2 wrong usage, or no such run or n
 import json
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from tickerml.kernel import (
     ConfigError,
-    StoreCorrupt,
-    StoreError,
     TournamentMeasured,
     codec,
     format_units,
     hookimpl,
-    log,
-    runs,
     topics,
 )
 from tickerml.kernel.journal_reader import JournalReader
 
 from .data_show import format_time, plural, print_table
+from .run_named import HOME, AsJson, Home, RunDir, find_run, reading
 
 MONEY = ("notional", "fees", "pnl", "optimism")
 _TITLES = {"notional": "notional", "fees": "fees", "pnl": "P&L", "optimism": "optimism"}
@@ -37,28 +34,14 @@ _PREFIX = topics.topic("tournament")
 
 
 def tournament(
-    run: Annotated[
-        Path | None, typer.Option("--run", help="The directory of a run.", show_default="the newest run")
-    ] = None,
-    home: Annotated[
-        Path,
-        typer.Option(
-            "--home", envvar="TICKERML_HOME", help="Where all state lives.", show_default="~/.tickerml"
-        ),
-    ] = Path("~/.tickerml"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    run: RunDir = None,
+    home: Home = HOME,
+    as_json: AsJson = False,
 ) -> None:
     """Show what the orders of a run would have gained under each fill model, and how much too good it is."""
-    log.configure(level=50)
-    found = run or runs.latest(home.expanduser())
-    if found is None:
-        raise ConfigError(f"there is no run in {home}; start one with `tickerml run`")
-    try:
+    found = find_run(run, home)
+    with reading():
         told = last_told(found)
-    except StoreCorrupt:
-        raise
-    except StoreError as error:
-        raise ConfigError(str(error)) from None
     if not told:
         raise ConfigError(
             f"the run in {found} has measured no tournament: name its models in the option tournament of "

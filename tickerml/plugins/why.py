@@ -9,47 +9,33 @@ Exit codes: 0 done; 1 the journal is damaged; 2 wrong usage, or no such run or o
 import json
 import shutil
 import textwrap
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from tickerml.kernel import ConfigError, StoreCorrupt, StoreError, hookimpl, log, runs
+from tickerml.kernel import hookimpl
 from tickerml.kernel.why import Story, tell
 
 from .data_show import format_time
+from .run_named import HOME, AsJson, Home, RunDir, find_run, reading
 
 MOVES_SHOWN = 20  # of the queue; --json has them all
 
 
 def why(
     order: Annotated[str, typer.Argument(help="The id of an order.")],
-    run: Annotated[
-        Path | None, typer.Option("--run", help="The directory of a run.", show_default="the newest run")
-    ] = None,
+    run: RunDir = None,
     queue: Annotated[
         bool, typer.Option(help="Run the simulator again, to see what moved the queue ahead.")
     ] = True,
-    home: Annotated[
-        Path,
-        typer.Option(
-            "--home", envvar="TICKERML_HOME", help="Where all state lives.", show_default="~/.tickerml"
-        ),
-    ] = Path("~/.tickerml"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    home: Home = HOME,
+    as_json: AsJson = False,
 ) -> None:
     """Tell why an order came to be: market, features, verdicts, gate, queue, fills, mark-outs, money."""
-    log.configure(level=50)
-    found = run or runs.latest(home.expanduser())
-    if found is None:
-        raise ConfigError(f"there is no run in {home.expanduser()}; start one with `tickerml run`")
-    try:
+    found = find_run(run, home)
+    with reading():
         story = tell(found, order, with_queue=queue)
-    except StoreCorrupt:
-        raise
-    except StoreError as error:
-        raise ConfigError(str(error)) from None
     if as_json:
         return print(json.dumps(msgspec.to_builtins(story)))
     _print(story)
