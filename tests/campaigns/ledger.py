@@ -11,13 +11,11 @@ the seed; a failure is shrunk and printed, and the exit code is 1. The time is a
 before the operations do.
 """
 
-import argparse
 import sys
-import time
 from pathlib import Path
 
 import msgspec
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import given, seed
 from hypothesis import strategies as st
 
 from tickerml.kernel import UNIT, Side
@@ -25,6 +23,7 @@ from tickerml.kernel import UNIT, Side
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "plugins"))
 
 import ledger_stream as laws
+import operations
 
 BATCH = 200  # streams of one seed
 LENGTH = 100  # operations of a stream, on average
@@ -82,13 +81,7 @@ def batch(number: int) -> int:
     count = 0
 
     @seed(number)
-    @settings(
-        max_examples=BATCH,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )
+    @operations.drawing(BATCH)
     @given(st.binary(min_size=STEP * LENGTH // 2, max_size=STEP * LENGTH * 3 // 2), st.integers(0, LENGTH))
     def run(drawn: bytes, cut: int) -> None:
         nonlocal count
@@ -100,28 +93,7 @@ def batch(number: int) -> int:
 
 def main() -> int:
     """Run what the command line asks for; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--operations", type=int, default=1_000_000, help="how many to check")
-    parser.add_argument("--minutes", type=float, default=30.0, help="the most that it may take")
-    parser.add_argument("--seed", type=int, default=0, help="of the first batch; each further one adds 1")
-    wanted = parser.parse_args()
-    began, count, number = time.monotonic(), 0, wanted.seed
-    while count < wanted.operations and time.monotonic() - began < wanted.minutes * 60:
-        try:
-            count += batch(number)
-        except Exception:
-            print(f"FAILED with --seed {number} after {count:,} operations", file=sys.stderr)
-            raise
-        number += 1
-        print(f"{count:>12,} operations, seed {number - 1}, {time.monotonic() - began:6.0f} s", flush=True)
-    is_whole = count >= wanted.operations
-    print(
-        f"{count:,} operations of {wanted.operations:,} held to {len(laws.LAWS) + 2} laws, "
-        f"seeds {wanted.seed} to {number - 1}: {'passed' if is_whole else 'OUT OF TIME'}"
-    )
-    return 0 if is_whole else 1
+    return operations.run(__doc__, batch, f"held to {len(laws.LAWS) + 2} laws")
 
 
 if __name__ == "__main__":

@@ -13,20 +13,19 @@ orders, and the seed; a failure is shrunk and printed, and the exit code is 1. T
 where it ends before the operations do.
 """
 
-import argparse
 import logging
 import random
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import structlog
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import given, seed
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import operations
 import risk_stream as laws
 
 BATCH = 25  # streams of one seed
@@ -60,13 +59,7 @@ def batch(number: int, totals: Counter[str]) -> int:
     count = 0
 
     @seed(number)
-    @settings(
-        max_examples=BATCH,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )
+    @operations.drawing(BATCH)
     @given(
         st.binary(min_size=STEP * LENGTH // 2, max_size=STEP * LENGTH * 3 // 2),
         st.integers(0, 2**16),
@@ -82,30 +75,14 @@ def batch(number: int, totals: Counter[str]) -> int:
 
 def main() -> int:
     """Run what the command line asks for; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--operations", type=int, default=1_000_000, help="how many to check")
-    parser.add_argument("--minutes", type=float, default=30.0, help="the most that it may take")
-    parser.add_argument("--seed", type=int, default=0, help="of the first batch; each further one adds 1")
-    wanted = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    began, count, number, totals = time.monotonic(), 0, wanted.seed, Counter[str]()
-    while count < wanted.operations and time.monotonic() - began < wanted.minutes * 60:
-        try:
-            count += batch(number, totals)
-        except Exception:
-            print(f"FAILED with --seed {number} after {count:,} operations", file=sys.stderr)
-            raise
-        number += 1
-        print(f"{count:>12,} operations, seed {number - 1}, {time.monotonic() - began:6.0f} s", flush=True)
-    print(", ".join(f"{total:,} {name}" for name, total in sorted(totals.items())))
-    is_whole = count >= wanted.operations
-    print(
-        f"{count:,} operations of {wanted.operations:,} with {len(laws.SPECS)} rules, "
-        f"seeds {wanted.seed} to {number - 1}: {'passed' if is_whole else 'OUT OF TIME'}"
+    totals = Counter[str]()
+    return operations.run(
+        __doc__,
+        lambda number: batch(number, totals),
+        f"with {len(laws.SPECS)} rules",
+        lambda: ", ".join(f"{total:,} {name}" for name, total in sorted(totals.items())),
     )
-    return 0 if is_whole else 1
 
 
 if __name__ == "__main__":
