@@ -2,7 +2,10 @@
 
 import json
 import os
+import platform
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,6 +182,39 @@ def test_a_host_is_given_the_secrets_that_its_plugins_are_granted_and_no_other(m
         "TICKERML_SECRET_API_KEY": "one"
     }
     assert seen["TICKERML_PLUGINS"] == "a"
+
+
+HOLES = """
+import re
+def taken():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
+del [bytearray(300_000)][0]  # which teaches glibc to keep the next
+before, kept = taken(), []
+large = []
+for i in range(100):
+    large.append(bytearray(250_000))
+    kept.append(bytes(5_000))
+print(taken() - before, end=" ")
+large.clear()
+print(taken() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="says how glibc is told")
+def test_a_host_gives_large_blocks_back_though_small_ones_stay_between_them():
+    environment = {**children.environment("token"), "PYTHONMALLOC": "pymalloc"}
+
+    told = subprocess.run([sys.executable, "-c", HOLES], env=environment, capture_output=True, check=True)
+
+    most, left = map(int, told.stdout.split())
+    assert most > 20
+    assert left < 5, f"{left} of {most} MB were kept"
+
+
+def test_whoever_sets_how_memory_is_taken_knows_better(monkeypatch):
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+
+    assert children.environment("token")["MALLOC_MMAP_THRESHOLD_"] == "65536"
 
 
 def test_a_host_inherits_no_file_handle_of_the_kernel(spawn, tmp_path):

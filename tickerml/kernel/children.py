@@ -30,18 +30,27 @@ REAP_LIMIT_S = 5.0  # a killed process that a broken disk holds on to is left to
 HOST_PROGRAM = (sys.executable, "-m", "tickerml.kernel.host")
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "XDG_RUNTIME_DIR")
 
+# glibc learns to keep what it was given back of large blocks, such as the 256 kB that a socket is read into:
+# between what stays they become holes, and a host that reads many grows for an hour. A fixed threshold
+# gives each such block back to the system at once. See mallopt(3), M_MMAP_THRESHOLD.
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+
 
 def environment(token: str, secrets: Iterable[str] = ()) -> dict[str, str]:
-    """Return what a host may see of the kernel's environment, its granted *secrets* and its *token*."""
+    """
+    Return what a host may see of the kernel's environment, its granted *secrets* and its *token*.
+
+    Whoever sets a MALLOC_ variable knows better than we do.
+    """
     granted = {secret.variable(name) for name in secrets}
     inherited = {
         key: value
         for key, value in os.environ.items()
         if key in _INHERITED
         or key in granted
-        or (key.startswith(("PYTHON", "TICKERML_")) and not key.startswith(secret.PREFIX))
+        or (key.startswith(("MALLOC_", "PYTHON", "TICKERML_")) and not key.startswith(secret.PREFIX))
     }
-    return inherited | {control.TOKEN_VARIABLE: token}
+    return _ALLOCATOR | inherited | {control.TOKEN_VARIABLE: token}
 
 
 class Child:
