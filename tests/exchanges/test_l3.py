@@ -13,6 +13,7 @@ from tickerml.exchanges.l3 import IndependentReserveFeed, KrakenL3Feed
 from tickerml.exchanges.l3_book import L3Book, QueuePosition
 from tickerml.kernel import (
     BookDelta,
+    BookOrders,
     BookSnapshot,
     BookState,
     ChecksumFailed,
@@ -21,6 +22,7 @@ from tickerml.kernel import (
     SequenceGap,
     Side,
     levels,
+    single_orders,
 )
 
 from .recordings import recorded, replayed
@@ -161,6 +163,42 @@ def test_it_is_the_naive_book_in_every_queue_and_its_l2_follows(
         assert book.position(order_id) == QueuePosition(len(before), sum(lots for _, lots in before))
 
 
+@given(STEPS)
+def test_what_it_tells_of_single_orders_is_every_queue_by_number(
+    steps: list[tuple[str, int, Side, int, int]],
+) -> None:
+    book, told = L3Book(), dict[int, list[int]]()  # number: side, price, lots
+    for what, number, side, price, quantity in steps:
+        order_id = f"o{number}"
+        if what == "trim":
+            book.trim(quantity + 1)
+        elif what == "add" and order_id not in book and quantity:
+            book.add(order_id, side, price, quantity)
+        elif what == "modify" and order_id in book:
+            book.modify(order_id, price, quantity)
+        elif what == "delete" and order_id in book:
+            book.delete(order_id)
+        singles = list(single_orders(book.drain_orders()))
+        assert [single[0] for single in singles] == sorted((s[0] for s in singles), reverse=True)
+        for sign, place, at, lots in singles:
+            told.setdefault(place, [sign, at, 0])[2] += lots
+
+    for side in Side:
+        for price, queue in book.queues(side, 99):
+            there = sorted((place, has[2]) for place, has in told.items() if has[:2] == [side, price])
+            assert [lots for _, lots in there if lots] == list(queue.values())
+    assert sum(lots > 0 for _, _, lots in told.values()) == len(book)
+
+
+def test_after_all_orders_are_forgotten_numbers_go_on() -> None:
+    book = L3Book()
+    book.add("a", Side.BUY, 100, 5)
+    book.clear()
+    book.add("b", Side.BUY, 100, 5)
+
+    assert list(single_orders(book.drain_orders())) == [(1, 2, 100, 5)]
+
+
 # --- Independent Reserve ----------------------------------------------------------------------------
 
 ALL_ORDERS = (
@@ -196,7 +234,7 @@ def test_a_book_is_whole_at_the_first_frame_from_after_the_reply() -> None:
     later = feed.on_frame(4, new(7, "c", MS + 600))
 
     assert (early, replied, known) == ([], [], [])
-    assert kinds(later) == ["Instrument", "BookSnapshot"]
+    assert kinds(later) == ["Instrument", "BookOrders", "BookSnapshot"]
     assert feed.orders("eth-aud").position("c") == QueuePosition(2, 3 * 10**8)
     assert feed.book("eth-aud").bids.top(1) == [(10_050_000_000, 5 * 10**8)]
 
@@ -207,6 +245,7 @@ def test_a_heartbeat_from_after_the_reply_will_do() -> None:
 
     assert kinds(feed.on_frame(3, raw({"Event": "Heartbeat", "Time": MS + 600}))) == [
         "Instrument",
+        "BookOrders",
         "BookSnapshot",
     ]
 
@@ -242,7 +281,7 @@ def test_a_jump_of_the_nonce_is_a_gap_and_wants_a_new_reply() -> None:
     feed.on_reply(4, ALL_ORDERS, all_orders(("a", 100.5, 2.0)))
     back = feed.on_frame(5, new(5, "c", MS + 800))
 
-    assert kinds(back) == ["BookSnapshot", "BookResynced"]
+    assert kinds(back) == ["BookOrders", "BookSnapshot", "BookResynced"]
     assert sorted(each for each in "abc" if each in feed.orders("eth-aud")) == ["a", "b", "c"]
 
 
@@ -332,8 +371,8 @@ def test_the_checksum_covers_every_order_in_its_place() -> None:
         ),
     )
 
-    assert kinds(start) == ["Instrument", "BookSnapshot"]
-    assert kinds(smaller) == ["BookDelta"]
+    assert kinds(start) == ["Instrument", "BookOrders", "BookSnapshot"]
+    assert kinds(smaller) == ["BookOrders", "BookDelta"]
     assert feed.orders("BTC/USD").position("b2") == QueuePosition(1, 40_000_000)
     assert (feed.tally.count("BTC/USD").checksums_ok, feed.tally.valid_books) == (2, 1)
 
@@ -350,7 +389,7 @@ def test_orders_in_another_order_are_another_book() -> None:
     assert isinstance(failed[1], ChecksumFailed)
     assert failed[1].expected == crc32(swapped.encode())
     assert unheard == []
-    assert kinds(back)[0] == "BookSnapshot"
+    assert kinds(back)[:2] == ["BookOrders", "BookSnapshot"]
 
 
 def test_an_order_that_nobody_knows_is_a_gap() -> None:
@@ -369,9 +408,12 @@ def test_a_price_that_falls_out_of_the_depth_is_deleted_from_the_l2_book_too() -
     feed.on_frame(1, level3("snapshot", START.replace("1001", "1003"), BIDS, ask))
     text = "1003" + "80000000" + "1002" + "30000000"
 
-    (delta,) = feed.on_frame(2, level3("update", text, order("b3", "100.2", "0.30000000", "add")))
+    singles, delta = feed.on_frame(2, level3("update", text, order("b3", "100.2", "0.30000000", "add")))
 
+    assert isinstance(singles, BookOrders)
     assert isinstance(delta, BookDelta)
+    came_and_left = [(price, lots) for _, _, price, lots in single_orders(singles.orders)]
+    assert came_and_left == [(1002, 30_000_000), (1000, -50_000_000), (1000, -120_000_000)]
     assert list(levels(delta.bids)) == [(1002, 30_000_000), (1000, 0)]
     assert "b1" not in feed.orders("BTC/USD")
 

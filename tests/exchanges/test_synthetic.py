@@ -21,6 +21,7 @@ from tickerml.kernel import (
     NS_PER_MS,
     NS_PER_S,
     BookDelta,
+    BookOrders,
     BookSnapshot,
     FeedConnected,
     FeedEnded,
@@ -34,6 +35,7 @@ from tickerml.kernel import (
     StateRefused,
     Trade,
     levels,
+    single_orders,
     to_units,
 )
 from tickerml.kernel.testing import Harness
@@ -196,6 +198,46 @@ def test_quotes_are_optional_and_come_whenever_the_best_changes():
     assert not [m for m in plain if isinstance(m, Quote)]
 
 
+def test_single_orders_are_optional_and_make_every_queue_of_the_true_book():
+    options = {**ONE_BOOK, "latency_ms": 0, "duration_s": 60}
+    source = market(orders=True, **options)
+    told = messages(source)
+    lots: dict[tuple[int, int], dict[int, int]] = {}  # by side and price, by number
+    sums: dict[tuple[int, int], int] = {}
+    for message in told:
+        if isinstance(message, BookOrders):
+            for side, number, price, change in single_orders(message.orders):
+                queue = lots.setdefault((side, price), {})
+                queue[number] = queue.get(number, 0) + change
+        elif isinstance(message, BookSnapshot | BookDelta):
+            for side, packed in ((1, message.bids), (-1, message.asks)):
+                sums |= {(side, price): size for price, size in levels(packed)}
+            assert {at: sum(queue.values()) for at, queue in lots.items() if any(queue.values())} == {
+                at: size for at, size in sums.items() if size
+            }
+
+    assert sum(isinstance(message, BookOrders) for message in told) > 500
+    for side in Side:
+        for price, queue in source.fifo_book("aurora", "BTC/USDT").side(side).orders():
+            assert [(number, left) for number, left in sorted(lots[side, price].items()) if left] == queue
+    plain = messages(market(**options))
+    assert [m for m in told if isinstance(m, BookDelta)] == [m for m in plain if isinstance(m, BookDelta)]
+    assert not [m for m in plain if isinstance(m, BookOrders)]
+
+
+def test_after_an_outage_single_orders_are_told_whole():
+    source = market(orders=True, **ONE_BOOK)
+    list(itertools.islice(source.events(), 200))
+    source.skip_to(STARTED + 60 * NS_PER_S)
+
+    _, batch = next(source.events())
+
+    whole = next(m for m in batch if isinstance(m, BookOrders))
+    book = source.fifo_book("aurora", "BTC/USDT")
+    assert whole.is_whole
+    assert len(list(single_orders(whole.orders))) == book.bids.count + book.asks.count
+
+
 def test_the_rate_is_what_was_asked_for():
     for rate in (10.0, 60.0):
         count = len(messages(market(rate=rate, duration_s=75, burst_probability=0)))
@@ -297,7 +339,7 @@ def test_the_same_seed_is_the_same_bytes_and_another_is_not():
     assert first[3:] != other[3:]
 
 
-RESTARTED = {"quotes": True, "duration_s": 8, "burst_probability": 0.5}
+RESTARTED = {"quotes": True, "orders": True, "duration_s": 8, "burst_probability": 0.5}
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from tickerml.kernel import (
     NS_PER_S,
     Bar,
     BookDelta,
+    BookOrders,
     BookSnapshot,
     BookState,
     ChannelLost,
@@ -29,6 +30,7 @@ from tickerml.kernel import (
     StoreError,
     Trade,
     codec,
+    pack_orders,
     topics,
 )
 from tickerml.kernel.journal import JournalWriter
@@ -125,6 +127,24 @@ def test_funding_and_bad_checksums_come_back_as_they_passed(tmp_path):
 
     assert list(messages(FUNDING, reader.read(FUNDING)))[1:] == [funding]
     assert list(messages(BOOK, reader.read(BOOK)))[-1] == failed
+
+
+SINGLES = st.lists(
+    st.tuples(st.sampled_from([1, -1]), *[st.integers(1, 2**60)] * 2, st.integers(-(2**60), 2**60)),
+    max_size=8,
+)
+
+
+@given(st.lists(st.tuples(SINGLES, st.booleans()), min_size=1, max_size=5))
+def test_single_orders_come_back_as_they_passed(tmp_path_factory, messages_of):
+    said = [
+        BookOrders(5, 4, "test", "BTC/USDT", 7, pack_orders(sorted(singles, key=lambda s: -s[0])), is_whole)
+        for singles, is_whole in messages_of
+    ]
+
+    reader = record(tmp_path_factory.mktemp("tape"), *said)
+
+    assert list(messages("l3|test|BTC/USDT", reader.read("l3|test|BTC/USDT")))[1:] == said
 
 
 def test_what_has_no_rows_is_refused():
@@ -394,6 +414,8 @@ def test_the_commands_count_what_is_in_no_block_yet(tmp_path):
 
     reader = TapeReader(tmp_path, tmp_path / "journal")
     assert "unsealed" in text
+    verified = CliRunner().invoke(commands, ["verify", *words[1:]], catch_exceptions=False).output
+    assert f"not looked at: {sum(row['unsealed'] for row in rows):,} rows in no block yet" in verified
     for row in rows:
         rows_of_stream = reader.read(row["stream"], has_keyframes=True)
         assert row["rows"] == len(rows_of_stream)

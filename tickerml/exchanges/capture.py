@@ -37,6 +37,7 @@ import msgspec
 from tickerml.kernel import (
     BookCrossed,
     BookDelta,
+    BookOrders,
     BookResynced,
     BookSnapshot,
     CaptureError,
@@ -377,6 +378,7 @@ def tickerml_exchanges() -> list[ExchangeSpec]:
                 Instrument,
                 BookSnapshot,
                 BookDelta,
+                BookOrders,
                 Trade,
                 Quote,
                 FundingUpdated,

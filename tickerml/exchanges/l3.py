@@ -1,5 +1,5 @@
 """
-Feeds of single orders, as L2 messages and as books that know every order's place.
+Feeds of single orders, as L3 and L2 messages and as books that know every order's place.
 
 Independent Reserve sends what happens to each order of an asset, numbered by a nonce, with its
 price in every currency; one book a currency starts from REST. The reply says when it was made,
@@ -26,6 +26,7 @@ import msgspec
 from tickerml.kernel import (
     NS_PER_MS,
     BookDelta,
+    BookOrders,
     BookSnapshot,
     BookState,
     ChecksumFailed,
@@ -48,7 +49,7 @@ _Millis = Annotated[int, msgspec.Meta(ge=0, le=9_000_000_000_000)]  # the year 2
 
 
 class OrderKeeper(Keeper):
-    """A book kept order by order; its L2 book is what follows from them."""
+    """A book kept order by order; its L2 book is what follows from them, and is told after them."""
 
     __slots__ = ("orders",)
 
@@ -63,11 +64,16 @@ class OrderKeeper(Keeper):
     def _told_whole(self, ts_recv: int, ts_event: int, seq: int) -> list[Message]:
         book, (bids, asks) = self.book, self.orders.drain()
         snapshot = BookSnapshot(ts_recv, ts_event, book.exchange, book.symbol, seq, bids, asks)
-        return self.on_snapshot(snapshot)
+        return [self._singles(ts_recv, ts_event, seq, True), *self.on_snapshot(snapshot)]
 
     def _told(self, ts_recv: int, ts_event: int, seq: int) -> list[Message]:
         book, (bids, asks) = self.book, self.orders.drain()
-        return self._changed(BookDelta(ts_recv, ts_event, book.exchange, book.symbol, seq, bids, asks))
+        delta = BookDelta(ts_recv, ts_event, book.exchange, book.symbol, seq, bids, asks)
+        return [self._singles(ts_recv, ts_event, seq, False), *self._changed(delta)]
+
+    def _singles(self, ts_recv: int, ts_event: int, seq: int, is_whole: bool) -> BookOrders:
+        book, orders = self.book, self.orders.drain_orders()
+        return BookOrders(ts_recv, ts_event, book.exchange, book.symbol, seq, orders, is_whole)
 
 
 # --- Independent Reserve ----------------------------------------------------------------------------

@@ -8,6 +8,9 @@ every exchange here keeps it. So the place of any order is known, not estimated:
     price 100   [a 5][b 2][c 9]      b has 1 order and 5 lots ahead of it
                                      the L2 book says 16 at 100
 
+Each order has a number that rises with arrival, and gets the next one when it loses its place: what
+happened to single orders is told by these (BookOrders), since ids are the exchange's own and long.
+
 Prices are in ticks and quantities in lots.
 """
 
@@ -15,7 +18,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tickerml.kernel import Side, pack_levels
+from tickerml.kernel import Side, pack_levels, pack_orders
 
 
 class QueuePosition(NamedTuple):
@@ -28,6 +31,7 @@ class QueuePosition(NamedTuple):
 class _Place(NamedTuple):
     side: "_Side"
     price: int
+    number: int
 
 
 class _Side:
@@ -69,11 +73,13 @@ class _Side:
 class L3Book:
     """Both sides of one symbol, order by order; it does no I/O and knows no exchange."""
 
-    __slots__ = ("_places", "_sides")
+    __slots__ = ("_happened", "_number", "_places", "_sides")
 
     def __init__(self) -> None:
         self._sides = {Side.BUY: _Side(+1), Side.SELL: _Side(-1)}
         self._places: dict[str, _Place] = {}
+        self._number = 0  # the last that was given
+        self._happened: list[tuple[int, int, int, int]] = []  # since the last drain
 
     def __contains__(self, order_id: str) -> bool:
         return order_id in self._places
@@ -91,8 +97,7 @@ class L3Book:
             raise ValueError(f"an order is added once, and {order_id} was in the book already")
         if quantity <= 0:
             raise ValueError(f"a new order needs a quantity above 0, and that of {order_id} was {quantity}")
-        place = self._places[order_id] = _Place(self._sides[side], price)
-        place.side.put(order_id, price, quantity)
+        self._put(order_id, self._sides[side], price, quantity)
 
     def modify(self, order_id: str, price: int, quantity: int) -> None:
         """
@@ -101,15 +106,15 @@ class L3Book:
         It keeps its place in the queue if the price stays and the quantity does not grow.
         Raises: ValueError: the order is not in the book.
         """
-        side, was_at = self._place(order_id)
-        keeps_place = price == was_at and 0 < quantity <= side.queues[was_at][order_id]
-        if not keeps_place:
-            side.take(order_id, was_at)
-        if quantity > 0:
+        side, was_at, number = self._place(order_id)
+        had = side.queues[was_at][order_id]
+        if price == was_at and 0 < quantity <= had:
             side.put(order_id, price, quantity)
-            self._places[order_id] = _Place(side, price)
-        else:
-            del self._places[order_id]
+            self._happened.append((side.sign, number, price, quantity - had))
+            return
+        self.delete(order_id)
+        if quantity > 0:
+            self._put(order_id, side, price, quantity)
 
     def match(self, order_id: str, quantity: int) -> None:
         """
@@ -117,7 +122,7 @@ class L3Book:
 
         Raises: ValueError: the order is not in the book, or has less than that.
         """
-        side, price = self._place(order_id)
+        side, price, _ = self._place(order_id)
         left = side.queues[price][order_id] - quantity
         if left < 0:
             raise ValueError(f"no more than an order has can trade, and {order_id} was {-left} lots short")
@@ -125,7 +130,8 @@ class L3Book:
 
     def delete(self, order_id: str) -> None:
         """Take an order out. Raises: ValueError: it is not in the book."""
-        side, price = self._place(order_id)
+        side, price, number = self._place(order_id)
+        self._happened.append((side.sign, number, price, -side.queues[price][order_id]))
         side.take(order_id, price)
         del self._places[order_id]
 
@@ -142,13 +148,14 @@ class L3Book:
         return gone
 
     def clear(self) -> None:
-        """Forget every order."""
+        """Forget every order, though not the last number."""
         self._sides = {Side.BUY: _Side(+1), Side.SELL: _Side(-1)}
         self._places.clear()
+        self._happened.clear()
 
     def position(self, order_id: str) -> QueuePosition:
         """Return what stands before an order. Raises: ValueError: it is not in the book."""
-        side, price = self._place(order_id)
+        side, price, _ = self._place(order_id)
         orders = quantity = 0
         for other, lots in side.queues[price].items():
             if other == order_id:
@@ -173,6 +180,18 @@ class L3Book:
     def drain(self) -> tuple[bytes, bytes]:
         """Return the L2 levels of bids and asks that changed since the last call, packed; 0 deletes one."""
         return self._sides[Side.BUY].drain(), self._sides[Side.SELL].drain()
+
+    def drain_orders(self) -> bytes:
+        """Return what happened to single orders since the last call, packed as BookOrders has it."""
+        packed = pack_orders(sorted(self._happened, key=lambda single: -single[0]))
+        self._happened.clear()
+        return packed
+
+    def _put(self, order_id: str, side: _Side, price: int, quantity: int) -> None:
+        self._number += 1
+        self._places[order_id] = _Place(side, price, self._number)
+        side.put(order_id, price, quantity)
+        self._happened.append((side.sign, self._number, price, quantity))
 
     def _place(self, order_id: str) -> _Place:
         try:

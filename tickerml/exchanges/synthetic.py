@@ -34,6 +34,7 @@ from tickerml.kernel import (
     NS_PER_S,
     UNIT,
     BookDelta,
+    BookOrders,
     BookSnapshot,
     Context,
     ExchangeSpec,
@@ -68,18 +69,19 @@ FEES_AS_OF = "2026-01-01"
 ORDER_VALUE = 1_500.0  # of the median order, in quote units
 SPACING = 0.3e-4  # of round prices, a fraction of the price
 
-_FrameMessage = Instrument | FeedConnected | FeedLost | BookSnapshot | BookDelta | Trade | Quote
+_FrameMessage = Instrument | FeedConnected | FeedLost | BookSnapshot | BookDelta | BookOrders | Trade | Quote
 
 
 class _Market:
     """One symbol on one exchange: its traders, and what its feed has said."""
 
-    def __init__(self, venue: int, instrument: Instrument, traders: Traders) -> None:
+    def __init__(self, venue: int, instrument: Instrument, traders: Traders, tells_orders: bool) -> None:
         self.venue = venue
         self.exchange = instrument.exchange
         self.symbol = instrument.symbol
         self.instrument = instrument
         self.traders = traders
+        self.tells_orders = tells_orders
         self.seq = 0
         self.trade_seq = 0
         self.quoted = (0, 0, 0, 0)
@@ -88,10 +90,11 @@ class _Market:
         bids, asks = self.traders.book.bids, self.traders.book.asks
         return bids.best, bids.totals[bids.best], asks.best, asks.totals[asks.best]
 
-    def snapshot(self, ts_recv: int, ts_event: int) -> BookSnapshot:
-        book = self.traders.book
+    def publish_whole(self, ts_recv: int, ts_event: int) -> list[_FrameMessage]:
+        book, place = self.traders.book, (ts_recv, ts_event, self.exchange, self.symbol, self.seq)
         bids, asks = pack_levels(book.bids.levels()), pack_levels(book.asks.levels())
-        return BookSnapshot(ts_recv, ts_event, self.exchange, self.symbol, self.seq, bids, asks)
+        singles = [BookOrders(*place, book.all_singles(), True)] if self.tells_orders else []
+        return [*singles, BookSnapshot(*place, bids, asks)]
 
     def publish_step(
         self, ts_recv: int, ts_event: int, aggressor: Side, executions: list[tuple[int, int]]
@@ -104,6 +107,8 @@ class _Market:
                 Trade(ts_recv, ts_event, exchange, symbol, self.trade_seq, price, lots, aggressor)
             )
         self.seq += 1
+        if self.tells_orders:
+            messages.append(BookOrders(ts_recv, ts_event, exchange, symbol, self.seq, book.take_singles()))
         bids, asks = book.bids.take_changes(), book.asks.take_changes()
         messages.append(BookDelta(ts_recv, ts_event, exchange, symbol, self.seq, bids, asks))
         return messages
@@ -205,7 +210,8 @@ class SyntheticMarket:
             taker_fee_ppm=FEE_PPM,
             fees_as_of=FEES_AS_OF,
         )
-        return _Market(venue, instrument, Traders(terrain, self._draws, self._fundamentals.log_price(symbol)))
+        traders = Traders(terrain, self._draws, self._fundamentals.log_price(symbol))
+        return _Market(venue, instrument, traders, options.orders)
 
     # --- The source ---------------------------------------------------------------------------
 
@@ -259,7 +265,8 @@ class SyntheticMarket:
         self._ctx.log.warning("feed.lost", exchange=exchange, reason="outage", retry_in_ms=0)
         lost = FeedLost(ts, exchange, "market time moved on while nobody listened", 0)
         connected = FeedConnected(ts, exchange, [market.symbol for market in markets])
-        self._send(venue, ts, [lost, connected, *(market.snapshot(ts, ts) for market in markets)])
+        whole = [message for market in markets for message in market.publish_whole(ts, ts)]
+        self._send(venue, ts, [lost, connected, *whole])
 
     # --- Market time --------------------------------------------------------------------------
 
@@ -340,7 +347,7 @@ class SyntheticMarket:
         ]
         messages.append(FeedConnected(ts, exchange, symbols))
         for market in markets:
-            messages.append(market.snapshot(ts, self._now))
+            messages += market.publish_whole(ts, self._now)
             if self._options.quotes:
                 messages += market.publish_quote(ts, self._now)
         self._ctx.log.info("feed.connected", exchange=exchange, symbols=symbols)
@@ -467,6 +474,8 @@ class SyntheticMarket:
         self._fundamentals.restore(saved.fundamentals)
         for market, traders, sequences in zip(self._markets, saved.traders, saved.sequences, strict=True):
             market.traders.restore(traders)
+            if market.tells_orders:
+                market.traders.book.take_singles()  # none since the last frame
             market.seq, market.trade_seq = sequences
             market.quoted = market.best() if saved.is_open else market.quoted
         self._is_open, self._is_ended = saved.is_open, saved.is_ended
@@ -494,6 +503,7 @@ def tickerml_exchanges() -> list[ExchangeSpec]:
                 Instrument,
                 BookSnapshot,
                 BookDelta,
+                BookOrders,
                 Trade,
                 Quote,
                 FeedConnected,

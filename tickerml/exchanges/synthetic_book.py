@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from tickerml.kernel import Side, pack_levels
+from tickerml.kernel import Side, pack_levels, pack_orders
 
 #: One price and its orders, first in the queue first: (price ticks, [(order id, lots left)]).
 Queue = tuple[int, list[tuple[int, int]]]
@@ -171,7 +171,7 @@ class FifoSide:
 class FifoBook:
     """Both sides of one symbol, the ghosts in it, and whoever listens to its record."""
 
-    __slots__ = ("asks", "bids", "ghosts", "next_ghost", "next_id", "tap")
+    __slots__ = ("asks", "bids", "ghosts", "next_ghost", "next_id", "singles", "tap")
 
     def __init__(self) -> None:
         self.bids = FifoSide(+1)
@@ -180,6 +180,7 @@ class FifoBook:
         self.next_ghost = 1
         self.ghosts: dict[int, Ghost] = {}
         self.tap: Callable[[OrderEvent], None] | None = None
+        self.singles: list[tuple[int, int, int, int]] | None = None  # a list, where a feed is to tell them
 
     def side(self, side: Side) -> FifoSide:
         """Return the side on which orders of direction *side* rest."""
@@ -202,6 +203,8 @@ class FifoBook:
         order_id = self.next_id
         self.next_id = order_id + 1
         (self.bids if side is Side.BUY else self.asks).append(price, order_id, quantity)
+        if self.singles is not None:
+            self.singles.append((side, order_id, price, quantity))
         if self.tap is not None:
             self.tap(OrderEvent(ts, "added", side, price, quantity, order_id))
         return order_id
@@ -215,6 +218,8 @@ class FifoBook:
         book_side = self.bids if side is Side.BUY else self.asks
         quantity = book_side.queues[price][order_id]
         book_side.reduce(price, order_id, quantity)
+        if self.singles is not None:
+            self.singles.append((side, order_id, price, -quantity))
         if self.tap is not None:
             self.tap(OrderEvent(ts, "canceled", side, price, quantity, order_id))
 
@@ -237,9 +242,27 @@ class FifoBook:
             quantity -= taken
             resting.reduce(price, order_id, taken)
             executions.append((price, taken))
+            if self.singles is not None:
+                self.singles.append((resting.sign, order_id, price, -taken))
             if self.tap is not None:
                 self.tap(OrderEvent(ts, "executed", aggressor.opposite, price, taken, order_id))
         return executions
+
+    def take_singles(self) -> bytes:
+        """Return the orders that came and left since the last call, packed as BookOrders has them."""
+        packed = pack_orders(sorted(self.singles or (), key=lambda single: -single[0]))
+        self.singles = []
+        return packed
+
+    def all_singles(self) -> bytes:
+        """Return every order that rests, packed as BookOrders has them, and forget what came and left."""
+        self.singles = []
+        return pack_orders(
+            (side.sign, order_id, price, lots)
+            for side in (self.bids, self.asks)
+            for price, queue in side.orders()
+            for order_id, lots in queue
+        )
 
     def place(self, price: int, order_id: int) -> QueuePlace:
         """

@@ -99,6 +99,12 @@ class SyntheticOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields
     quotes: Annotated[
         bool, msgspec.Meta(description="publish a Quote whenever a best price or its lots change")
     ] = False
+    orders: Annotated[
+        bool,
+        msgspec.Meta(
+            description="publish single orders (BookOrders), by which the queue model l3-exact goes"
+        ),
+    ] = False
     start: Annotated[
         str,
         msgspec.Meta(

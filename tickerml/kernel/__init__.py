@@ -67,6 +67,7 @@ from .messages import (
     Bar,
     BookCrossed,
     BookDelta,
+    BookOrders,
     BookResynced,
     BookSnapshot,
     BookStale,
@@ -142,6 +143,8 @@ from .messages import (
     TransferSubmitted,
     levels,
     pack_levels,
+    pack_orders,
+    single_orders,
 )
 from .positions import Positions
 from .units import NS_PER_MS, NS_PER_S, PPM, UNIT, Grid, format_units, to_units
@@ -161,6 +164,7 @@ __all__ = [
     "Bar",
     "BookCrossed",
     "BookDelta",
+    "BookOrders",
     "BookResynced",
     "BookSide",
     "BookSnapshot",
@@ -289,5 +293,7 @@ __all__ = [
     "hookimpl",
     "levels",
     "pack_levels",
+    "pack_orders",
+    "single_orders",
     "to_units",
 ]

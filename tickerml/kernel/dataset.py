@@ -30,6 +30,7 @@ MARKET = (
     m.Instrument,
     m.BookSnapshot,
     m.BookDelta,
+    m.BookOrders,
     m.Trade,
     m.Quote,
     m.FundingUpdated,

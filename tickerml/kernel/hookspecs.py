@@ -224,7 +224,15 @@ class PluginSpec(msgspec.Struct, frozen=True, kw_only=True):
     MAY_PUBLISH: ClassVar[tuple[type[m.Message], ...]] = ()
 
 
-_MARKET_DATA = (m.Instrument, m.BookSnapshot, m.BookDelta, m.Trade, m.Quote, m.FundingUpdated)
+_MARKET_DATA = (
+    m.Instrument,
+    m.BookSnapshot,
+    m.BookDelta,
+    m.BookOrders,
+    m.Trade,
+    m.Quote,
+    m.FundingUpdated,
+)
 _FEED_HEALTH = (
     m.FeedConnected,
     m.FeedLost,
@@ -324,6 +332,7 @@ class SimulatorSpec(PluginSpec, frozen=True, kw_only=True):
         m.OrderExpired,
         m.MarkoutMeasured,
         m.TournamentMeasured,
+        m.Instrument,  # whose fees are those that it charges
     )
 
 

@@ -13,11 +13,13 @@ from struct import error as StructError
 import msgspec
 
 from .enums import Anomaly, Severity, Side
+from .units import format_units
 
 if sys.byteorder != "little":  # pragma: no cover - every supported machine is little-endian
     raise ImportError("TickerML packs book levels in the machine's byte order and needs a little-endian one")
 
 _level = Struct("<qq")  # most messages carry one or two: an array costs more to set up than they take
+_order = Struct("<qqqq")
 
 
 def pack_levels(levels: Iterable[tuple[int, int]]) -> bytes:
@@ -35,6 +37,20 @@ def levels(packed: bytes) -> Iterable[tuple[int, int]]:
     if len(packed) % _level.size:
         raise ValueError(f"packed levels must be whole pairs of 16 bytes, was {len(packed)} bytes")
     return _level.iter_unpack(packed)
+
+
+def pack_orders(orders: Iterable[tuple[int, int, int, int]]) -> bytes:
+    """Return (side, number, price, lots) of single orders as the packed bytes of a BookOrders."""
+    return pack_levels(
+        [pair for side, number, price, lots in orders for pair in ((side, number), (price, lots))]
+    )
+
+
+def single_orders(packed: bytes) -> Iterable[tuple[int, int, int, int]]:
+    """Iterate over (side, number, price, lots) of the single orders of *packed*, in ticks and lots."""
+    if len(packed) % _order.size:
+        raise ValueError(f"packed orders must be whole ones of 32 bytes, was {len(packed)} bytes")
+    return _order.iter_unpack(packed)
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=True):
@@ -60,7 +76,12 @@ class Instrument(Message, frozen=True):
 
     A limit price must lie between the two of buy_band_ppm, or sell_band_ppm, in millionths of the average
     price of average_minutes minutes (of the last trade where that is 0); a bound of 0 is none. max_orders
-    is how many orders one account may have open in the symbol, 0 for no limit.
+    is how many orders one account may have open in the symbol, 0 for no limit. max_notional is in units of
+    1e-12 of quote, 0 for no limit. price_limit_ppm is how far from the other side's best price an order may
+    trade, in millionths of it: a limit order that would is refused, a market order stops there; 0 is no rule.
+
+    fee_tier names the tier that the fees are of, where the simulator charges another than the one everybody
+    enters by; entry_fees_ppm are the (maker, taker) fees of that one then. An exchange says neither.
     """
 
     exchange: str
@@ -81,6 +102,10 @@ class Instrument(Message, frozen=True):
     sell_band_ppm: tuple[int, int] = (0, 0)
     average_minutes: int = 5
     max_orders: int = 0
+    max_notional: int = 0
+    price_limit_ppm: int = 0
+    fee_tier: str = ""
+    entry_fees_ppm: tuple[int, int] = (0, 0)
 
     def notional(self, price: int, quantity: int) -> int:
         """Return ticks times lots in units of the quote asset, rounded up where 1e-12 is too coarse."""
@@ -88,6 +113,14 @@ class Instrument(Message, frozen=True):
             return quantity * self.lot_size
         exact = price * quantity * self.tick_size * self.lot_size
         return -(-exact // 10**12)
+
+    def price_text(self, ticks: int) -> str:
+        """Return *ticks* as a person writes the price, exactly: "61837.63"."""
+        return format_units(ticks * self.tick_size)
+
+    def quantity_text(self, lots: int) -> str:
+        """Return *lots* as a person writes the quantity, exactly: "0.05" (of quote where it is inverse)."""
+        return format_units(lots * self.lot_size)
 
 
 class BookSnapshot(Message, frozen=True):
@@ -110,6 +143,24 @@ class BookDelta(Message, frozen=True):
     seq: int
     bids: bytes
     asks: bytes
+
+
+class BookOrders(Message, frozen=True):
+    """
+    Single orders (L3) of a book, told before the change of the book that follows from them.
+
+    Each of orders is (side, number, price, lots), bids first: so many lots came or, negative, left.
+    Numbers rise with arrival: of two orders at a price the lower number is ahead. An order that loses its
+    place leaves, and comes with another number; lots may leave an order that stays. A trade takes lots
+    off orders like a cancellation. is_whole: these are all the orders that there are, as after a loss.
+    """
+
+    ts_event: int
+    exchange: str
+    symbol: str
+    seq: int
+    orders: bytes
+    is_whole: bool = False
 
 
 class Trade(Message, frozen=True):

@@ -30,6 +30,7 @@ from .enums import TradingState as TradingState
 from .market_messages import Bar as Bar
 from .market_messages import BookCrossed as BookCrossed
 from .market_messages import BookDelta as BookDelta
+from .market_messages import BookOrders as BookOrders
 from .market_messages import BookResynced as BookResynced
 from .market_messages import BookSnapshot as BookSnapshot
 from .market_messages import BookStale as BookStale
@@ -52,6 +53,8 @@ from .market_messages import TimeTick as TimeTick
 from .market_messages import Trade as Trade
 from .market_messages import levels as levels
 from .market_messages import pack_levels as pack_levels
+from .market_messages import pack_orders as pack_orders
+from .market_messages import single_orders as single_orders
 from .money_messages import Balance as Balance
 from .money_messages import FundingSettled as FundingSettled
 from .money_messages import LedgerLeg as LedgerLeg

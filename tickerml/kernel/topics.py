@@ -15,6 +15,7 @@ from . import messages as m
 KINDS: dict[str, tuple[type[m.Message], ...]] = {
     "instrument": (m.Instrument,),
     "book": (m.BookSnapshot, m.BookDelta),
+    "l3": (m.BookOrders,),
     "trade": (m.Trade,),
     "quote": (m.Quote,),
     "funding": (m.FundingUpdated,),

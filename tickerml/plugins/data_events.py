@@ -6,6 +6,7 @@ from tickerml.kernel import (
     UNIT,
     Bar,
     BookDelta,
+    BookOrders,
     BookSnapshot,
     ChecksumFailed,
     FundingUpdated,
@@ -17,6 +18,7 @@ from tickerml.kernel import (
     Side,
     Trade,
     levels,
+    single_orders,
 )
 
 from .data_show import format_time
@@ -44,6 +46,9 @@ def _text(message: Message, prices: Grid, sizes: Grid) -> str:
             what = "whole book" if isinstance(message, BookSnapshot) else "change"
             sides = (_side(packed, prices, sizes) for packed in (message.bids, message.asks))
             return f"{what} {message.seq}: {' | '.join(sides)}"
+        case BookOrders():
+            what = "all orders" if message.is_whole else "orders"
+            return f"{what} {message.seq}: {_singles(message.orders, prices, sizes)}"
         case FundingUpdated():
             marks = f"mark {prices.text(message.mark)}, index {prices.text(message.index)}"
             return f"rate {message.rate / UNIT:.6%}, predicted {message.predicted / UNIT:.6%}, {marks}"
@@ -58,17 +63,31 @@ def _text(message: Message, prices: Grid, sizes: Grid) -> str:
 
 
 def _side(packed: bytes, prices: Grid, sizes: Grid) -> str:
-    found = list(levels(packed))
-    told = [f"{sizes.text(quantity)} at {prices.text(price)}" for price, quantity in found[:_LEVELS]]
-    more = [f"{len(found) - _LEVELS:,} more"] if len(found) > _LEVELS else []
-    return ", ".join(told + more) or "-"
+    return _first([f"{sizes.text(quantity)} at {prices.text(price)}" for price, quantity in levels(packed)])
+
+
+def _singles(packed: bytes, prices: Grid, sizes: Grid) -> str:
+    return _first(
+        [
+            f"{'bid' if side > 0 else 'ask'} {number} {'+' if lots > 0 else '-'}{sizes.text(abs(lots))}"
+            f" at {prices.text(price)}"
+            for side, number, price, lots in single_orders(packed)
+        ]
+    )
+
+
+def _first(told: list[str]) -> str:
+    more = [f"{len(told) - _LEVELS:,} more"] if len(told) > _LEVELS else []
+    return ", ".join(told[:_LEVELS] + more) or "-"
 
 
 def plain(event: Event) -> dict[str, Any]:
-    """Return *event* ready for JSON: numbers in ticks and lots, levels as pairs of them."""
+    """Return *event* ready for JSON: numbers in ticks and lots, levels and single orders as lists."""
     message = event.message
     fields = {name: getattr(message, name) for name in message.__struct_fields__}
     for name in ("bids", "asks"):
         if name in fields:
             fields[name] = list(levels(fields[name]))
+    if "orders" in fields:
+        fields["orders"] = list(single_orders(fields["orders"]))
     return {"stream": event.stream, "type": type(message).__name__, "is_late": event.is_late, **fields}

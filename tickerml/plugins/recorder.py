@@ -31,6 +31,7 @@ from tickerml.kernel import (
     NS_PER_S,
     BookCrossed,
     BookDelta,
+    BookOrders,
     BookResynced,
     BookSnapshot,
     BookStale,
@@ -176,6 +177,9 @@ class Recorder:
             stream.append_book(book.snapshot(), Kind.KEYFRAME)
         self._seal_if_full(stream)
 
+    def on_book_orders(self, told: BookOrders) -> None:
+        self._append(told)
+
     def on_trade(self, trade: Trade) -> None:
         self._append(trade)
 
@@ -187,7 +191,8 @@ class Recorder:
         self._append(funding)
 
     def _append(
-        self, message: BookSnapshot | Trade | Quote | FundingUpdated | SequenceGap | ChecksumFailed
+        self,
+        message: BookSnapshot | BookOrders | Trade | Quote | FundingUpdated | SequenceGap | ChecksumFailed,
     ) -> None:
         stream = self._stream(STREAM_OF[type(message)], message.exchange, message.symbol, message.ts_recv)
         stream.append_message(message)

@@ -9,6 +9,7 @@ and the last of them says so. A message without levels is one row of side 0.
     book        DELTA, SNAPSHOT     a level each; a quantity of 0 deletes
                 KEYFRAME            a whole book that the recorder wrote where a block begins
                 GAP, CHECKSUM       (expected, was): the book is not known from here to its next snapshot
+    l3          ORDERS, ALL_ORDERS  (price, lots) of each single order, then (number, 0) of each
     trade       TRADE               one, of side BUY or SELL
     quote       QUOTE               the bid, the ask
     funding     FUNDING             (mark, index), (rate, predicted), (next_ts, interval_s), (cap, floor)
@@ -28,6 +29,7 @@ import numpy.typing as npt
 from tickerml.kernel import (
     Bar,
     BookDelta,
+    BookOrders,
     BookSnapshot,
     ChecksumFailed,
     FundingUpdated,
@@ -74,6 +76,8 @@ class Kind(enum.IntEnum):
     CHECKSUM = 6  # the book is wrong here; price: the checksum expected, quantity: what it was
     FUNDING = 7
     BAR = 8
+    ORDERS = 9  # single orders that came or left; rows of side 0 have their numbers
+    ALL_ORDERS = 10  # all that there are
 
 
 #: The stream that a message's rows belong to.
@@ -82,6 +86,7 @@ STREAM_OF: dict[type[Message], str] = {
     BookDelta: "book",
     SequenceGap: "book",
     ChecksumFailed: "book",
+    BookOrders: "l3",
     Trade: "trade",
     Quote: "quote",
     FundingUpdated: "funding",
@@ -161,6 +166,8 @@ class Draft:
                 self.append(ts, event, seq, Kind.QUOTE, level(bid, bid_quantity), level(ask, ask_quantity))
             case FundingUpdated():
                 self._append_funding(message)
+            case BookOrders():
+                self._append_orders(message)
             case SequenceGap():
                 self.append_gap(message.ts_recv, message.expected, message.was)
             case ChecksumFailed():
@@ -173,6 +180,14 @@ class Draft:
         bids, asks = level(funding.mark, funding.index), level(funding.rate, funding.predicted)
         other = level(funding.next_ts, funding.interval_s) + level(funding.cap, funding.floor)
         self.append(funding.ts_recv, funding.ts_event, 0, Kind.FUNDING, bids, asks, other)
+
+    def _append_orders(self, told: BookOrders) -> None:
+        singles = np.frombuffer(told.orders, np.int64).reshape(-1, 4)
+        bids, asks = (singles[singles[:, 0] == side, 2:].tobytes() for side in (1, -1))
+        numbers = np.zeros((len(singles), 2), np.int64)
+        numbers[:, 0] = singles[:, 1]
+        kind = Kind.ALL_ORDERS if told.is_whole else Kind.ORDERS
+        self.append(told.ts_recv, told.ts_event, told.seq, kind, bids, asks, numbers.tobytes())
 
     def rows(self) -> Rows:
         """Return them as an array of ROW."""
@@ -245,9 +260,18 @@ def _message(exchange: str, symbol: str, rows: Rows) -> Message:
             return BookDelta(ts_recv, ts_event, exchange, symbol, seq, _levels(rows, 1), _levels(rows, -1))
         case Kind.SNAPSHOT | Kind.KEYFRAME:
             return BookSnapshot(ts_recv, ts_event, exchange, symbol, seq, _levels(rows, 1), _levels(rows, -1))
+        case Kind.ORDERS | Kind.ALL_ORDERS:
+            is_whole = kind == Kind.ALL_ORDERS
+            return BookOrders(ts_recv, ts_event, exchange, symbol, seq, _singles(rows), is_whole)
     raise StoreCorrupt(f"expected a row of a known kind, was {kind} at {ts_recv} of {exchange} {symbol}")
 
 
 def _levels(rows: Rows, side: int) -> bytes:
     chosen = rows[rows["side"] == side]
     return np.stack([chosen["price"], chosen["quantity"]], axis=1).tobytes()
+
+
+def _singles(rows: Rows) -> bytes:
+    changes, numbers = rows[rows["side"] != 0], rows[rows["side"] == 0]["price"]
+    numbers = numbers[: len(changes)]  # a message of none has a row all the same
+    return np.stack([changes["side"], numbers, changes["price"], changes["quantity"]], axis=1).tobytes()
