@@ -226,7 +226,7 @@ def test_a_block_of_another_version_is_refused(tape):
     tamper(tape, 0, b"\x63", 4)
 
     with pytest.raises(
-        StoreCorrupt, match="expected version 1 or 2 of a block, was b'TML1' 99; read it with"
+        StoreCorrupt, match="expected version 1 to 3 of a block, was b'TML1' 99; read it with"
     ):
         TapeReader(tape).read(BOOK)
 

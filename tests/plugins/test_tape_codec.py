@@ -13,18 +13,20 @@ import lmdb
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tickerml.kernel import StoreError
 from tickerml.plugins import tape_loops
 from tickerml.plugins.data import commands
-from tickerml.plugins.tape import Kind, TapeReader, TapeWriter, pack_rows, unpack_rows
+from tickerml.plugins.tape import ROW, Kind, TapeReader, TapeWriter, pack_rows, unpack_rows
 from tickerml.plugins.tape_codec import cut
 from tickerml.plugins.tape_numpy import NUMPY, Kernels
 
 from .made_rows import BOOK, INT64, SMALL, any_rows, rows
+
+MEDIUM = st.integers(-(10**12), 10**12)
 
 # --- Two forms of the codec -----------------------------------------------------------------------
 
@@ -45,7 +47,8 @@ def test_both_forms_of_the_codec_give_the_same_bytes_and_the_same_rows(kernels, 
         assert unpack_rows(sections, len(written), kernels).tobytes() == written.tobytes()
 
 
-@given(st.lists(st.one_of(SMALL, INT64), max_size=200), st.integers(1, 10**7))
+@example(numbers=[*[2**40] * 20, -(2**63)], factor=1)
+@given(st.lists(st.one_of(SMALL, MEDIUM, INT64), max_size=200), st.integers(1, 10**7))
 @settings(max_examples=60)
 def test_both_forms_find_the_same_divisor_and_the_same_list(numbers, factor):
     values = np.array(numbers, np.int64) // factor * factor
@@ -90,6 +93,66 @@ def test_a_place_outside_of_the_list_is_refused():
         unpack_rows(sections, 300)
 
 
+# --- The two clocks of a message ------------------------------------------------------------------
+
+
+def clocked(count: int) -> np.ndarray:
+    """*count* trades that come some ms late by another clock, four at a time of the exchange's."""
+    random = np.random.default_rng(3)
+    made = np.zeros(count, ROW)
+    made["ts_event"] = (
+        10**18 + np.cumsum(random.integers(0, 2000, count) * (np.arange(count) % 4 == 0)) * 10**6
+    )
+    made["ts_recv"] = made["ts_event"] + 8 * 10**6 + np.cumsum(random.integers(-900, 1000, count))
+    made["is_last"] = True
+    return made
+
+
+def squeezed_times(made: np.ndarray) -> int:
+    """The bytes that ts_recv takes."""
+    return len(zstandard.compress(pack_rows(made)[1]))
+
+
+def test_a_time_of_receipt_takes_no_more_than_its_lateness():
+    made = clocked(4000)
+    alone = made.copy()
+    alone["ts_event"] = 0
+
+    assert squeezed_times(made) < 0.7 * squeezed_times(alone)
+    assert unpack_rows(pack_rows(made), 4000).tobytes() == made.tobytes()
+
+
+@given(st.lists(st.tuples(SMALL, st.sampled_from([0, 0, 5, 10**18])), min_size=1, max_size=60))
+def test_messages_without_a_time_of_the_exchange_stand_among_others(times):
+    made = np.zeros(len(times), ROW)
+    made["ts_recv"], made["ts_event"] = np.array(times, np.int64).T
+    made["is_last"] = True
+    sections = pack_rows(made)
+
+    assert unpack_rows(sections, len(made)).tobytes() == made.tobytes()
+    assert [part.tobytes() for part in cut(b"".join(sections), len(made))] == sections
+
+
+def test_a_gap_costs_the_lateness_of_the_others_nothing():
+    made = clocked(4000)
+    before = squeezed_times(made)
+    made["ts_event"][[0, 2000]] = 0
+
+    assert squeezed_times(made) < before + 100
+
+
+def test_a_column_that_is_later_than_itself_is_refused():
+    sections = pack_rows(rows(300))
+    head = sections[2]
+    sections[2] = head[:16] + bytes([head[16] | 32]) + head[17:]
+
+    with pytest.raises(ValueError, match="numbers of 0 to 8 bytes, was 3"):
+        unpack_rows(sections, 300)
+
+
+# --- Which form -----------------------------------------------------------------------------------
+
+
 def test_a_reader_that_is_to_be_compiled_says_that_numba_is_missing(tmp_path, monkeypatch):
     TapeWriter(tmp_path / "tape.mdb", map_mb=16).seal(BOOK, 0, rows(30))
     monkeypatch.setitem(sys.modules, "numba", None)
@@ -104,8 +167,8 @@ def test_a_reader_that_may_choose_is_compiled_where_the_tape_is_large_and_numba_
     path = tmp_path / "tape.mdb"
     TapeWriter(path, map_mb=16).seal(BOOK, 0, rows(3000))
     size = path.stat().st_size
-    monkeypatch.setattr(tape_loops, "compiled", lambda: forms()[0])
-    installed = [True]
+    loops, installed = forms()[0], [True]
+    monkeypatch.setattr(tape_loops, "compiled", lambda: loops)
     monkeypatch.setattr(tape_loops, "find_spec", lambda name: installed[0] or None)
 
     for worth, expected in ((size, "loops"), (size + 1, "numpy")):
@@ -121,7 +184,8 @@ def test_a_reader_that_may_choose_is_compiled_where_the_tape_is_large_and_numba_
 
 def test_the_commands_that_read_everything_choose(tmp_path, monkeypatch):
     TapeWriter(tmp_path / "tape.mdb", map_mb=16).seal(BOOK, 0, rows(300))
-    monkeypatch.setattr(tape_loops, "compiled", lambda: forms()[0])
+    loops = forms()[0]
+    monkeypatch.setattr(tape_loops, "compiled", lambda: loops)
     monkeypatch.setattr(tape_loops, "find_spec", lambda name: name)
     monkeypatch.setattr(tape_loops, "WORTH_BYTES", 0)
 
@@ -202,16 +266,26 @@ def test_the_memory_of_what_was_read_before_is_used_again(tmp_path):
     assert not np.shares_memory(longer, expected)
 
 
-def test_a_block_of_the_first_version_is_read(tmp_path):
+def plain_differences(numbers: np.ndarray) -> bytes:
+    """A column as versions 1 and 2 have it: the first number, and differences."""
+    divisor, width, planes = NUMPY.split(np.diff(numbers))
+    return struct.pack("<qqB", int(numbers[0]), divisor, width) + planes.tobytes()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_block_of_an_older_version_is_read(tmp_path, version):
     written = rows(3000)
-    numbers = written["quantity"] != 0
-    *sections, quantity = pack_rows(written)
-    assert quantity[np.packbits(numbers).size + 16] <= 8  # no list, which version 1 has not
-    payload = b"".join([*sections, quantity])
-    body = zstandard.ZstdCompressor().compress(payload)
+    sections = pack_rows(written)
+    assert sections[1][16] & 32  # as version 3 alone has it: later than ts_event
+    sections[1] = plain_differences(np.unique(written["ts_recv"]))
+    assert sections[-1][-(-3000 // 8) + 16] <= 8  # no list, which version 1 has not
+    squeeze = zstandard.ZstdCompressor().compress
+    payload, frames = b"".join(sections), [squeeze(section) for section in sections]
+    body = squeeze(payload) if version == 1 else struct.pack("<6I", *map(len, frames)) + b"".join(frames)
     digest = hashlib.sha256(bytes(16) + payload).digest()[:16]
     first, last = int(written["ts_recv"][0]), int(written["ts_recv"][-1])
-    head = struct.pack("<4sHHIqq16s16s", b"TML1", 1, 0, 3000, first, last, bytes(16), digest)
+    of_all = b"TML1", version, 6 * (version - 1), 3000
+    head = struct.pack("<4sHHIqq16s16s", *of_all, first, last, bytes(16), digest)
     value = head + struct.pack("<I", zlib.crc32(head + body)) + body
     TapeWriter(tmp_path / "tape.mdb", 16)
     with (

@@ -5,7 +5,7 @@ A stream is one kind of data of one symbol on one exchange, "book|binanceus|BTC/
 rows (see tape_rows) are cut into blocks, and a block is one value in an LMDB file (see
 tape_blocks), its columns packed (see tape_codec) and squeezed by zstd. Eleven minutes of
 Binance's BTC/USDT take 3.3 bytes a row of the book, 4.0 a row when its keyframes are not counted
-as rows, and 5 a trade, half of that for the ns of its receipt.
+as rows, and 4.3 a trade, half of that for the ns of its receipt.
 
 A block starts with, or soon after its first message has, the whole book (kind KEYFRAME when
 the recorder wrote it, SNAPSHOT when the exchange sent it), so reading can start at any block.
@@ -182,7 +182,7 @@ class TapeWriter:
             ]
 
     def _put(self, cursor: Any, block: Sealing, packed: Packed) -> int:
-        key = block_key(block.stream, int(block.rows["ts_recv"].min()), block.number)
+        key = block_key(block.stream, packed.first_ts, block.number)
         if cursor.set_key(key):
             present = parse_block(self._path, key, cursor.value())
             if rows_of(self._path, present, cursor.value()).tobytes() == block.rows.tobytes():
@@ -191,7 +191,7 @@ class TapeWriter:
                 f"{self._path}: {present.name} holds {present.rows} other rows; "
                 "a sealed block is never rewritten, so move the tape away to record anew"
             )
-        value = pack_block(block.rows, packed, digest_before(cursor, block.stream, key))
+        value = pack_block(len(block.rows), packed, digest_before(cursor, block.stream, key))
         cursor.put(key, value)
         return len(value)
 

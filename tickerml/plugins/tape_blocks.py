@@ -13,7 +13,8 @@ alike:
 
 The body is the length of each frame, u32, and the zstd frames, one for each section of the rows
 (see tape_codec), so that a column is unpacked without the others. Of few rows it is a single
-frame of all sections, and frames is 0. So was each body of version 1, which is read as well.
+frame of all sections, and frames is 0. So was each body of version 1, and version 2 packed ts_recv
+without ts_event; both are read as well.
 
 Beside the blocks stand notes, whose keys begin with a zero byte, as no stream's name does. A
 note is a message in the kernel's own encoding, or the mark that pruning leaves:
@@ -26,7 +27,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -42,10 +43,10 @@ from .tape_rows import MIN_TS, ROW, Rows
 Buffer: TypeAlias = bytes | memoryview  # of LMDB's own memory, as long as the transaction
 Unsqueeze: TypeAlias = Callable[[Buffer], bytes]
 
-VERSION = 2
-_READABLE = (1, VERSION)
+VERSION = 3
+_READABLE = range(1, VERSION + 1)
 _FEW_BYTES = 16_384  # of columns: for fewer, a frame each takes more than it is worth
-ZSTD_LEVEL = 3
+ZSTD_LEVEL = 2  # 3 makes nothing smaller, and takes a third more
 NO_HASH = bytes(16)
 DIGEST = slice(44, 60)  # of a header
 
@@ -59,6 +60,7 @@ _LENGTHS = struct.Struct(f"<{len(SECTIONS)}I")
 _PLACE = struct.Struct(">QI")
 _CRC = struct.Struct("<I")
 _NOTE = b"\0"
+_BROKEN = (zstandard.ZstdError, ValueError, struct.error)  # what comes of bytes that are no block's
 
 
 class Block(NamedTuple):
@@ -100,8 +102,10 @@ def block_key(stream: str, first_ts: int, number: int = 0) -> bytes:
 
 
 class Packed(NamedTuple):
-    """What is stored of a block but for its header, and what its hash is over."""
+    """What is stored of a block but for its hashes, and what its hash is over."""
 
+    first_ts: int
+    last_ts: int
     frames: int
     body: bytes
     payload: bytes
@@ -109,27 +113,32 @@ class Packed(NamedTuple):
 
 def pack_body(rows: Rows, kernels: Kernels = NUMPY) -> Packed:
     """Return *rows* packed and compressed."""
+    ts_recv = rows["ts_recv"]
+    first, last = int(ts_recv.min()), int(ts_recv.max())
     sections = pack_rows(rows, kernels)
     payload = b"".join(sections)
     squeeze = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress
     if len(payload) < _FEW_BYTES:
-        return Packed(0, squeeze(payload), payload)
+        return Packed(first, last, 0, squeeze(payload), payload)
     frames = [squeeze(section) for section in sections]
-    return Packed(len(frames), b"".join([_LENGTHS.pack(*map(len, frames)), *frames]), payload)
+    body = b"".join([_LENGTHS.pack(*map(len, frames)), *frames])
+    return Packed(first, last, len(frames), body, payload)
 
 
-def pack_block(rows: Rows, packed: Packed, previous: bytes) -> bytes:
-    """Return the value of the block of *rows* behind the one whose hash is *previous*."""
+def pack_block(rows: int, packed: Packed, previous: bytes) -> bytes:
+    """Return the value of the block of that many *rows* behind the one whose hash is *previous*."""
     digest = _digest(previous, packed.payload)
-    first, last = int(rows["ts_recv"].min()), int(rows["ts_recv"].max())
-    fields = _MAGIC, VERSION, packed.frames, len(rows), first, last, previous, digest, 0
+    times = packed.first_ts, packed.last_ts
+    fields = _MAGIC, VERSION, packed.frames, rows, *times, previous, digest, 0
     header = _HEADER.pack(*fields)[:-4]
     crc = zlib.crc32(packed.body, zlib.crc32(header))
     return b"%b%b%b" % (header, crc.to_bytes(4, "little"), packed.body)
 
 
 def _digest(previous: bytes, payload: bytes) -> bytes:
-    return hashlib.sha256(previous + payload).digest()[:16]
+    digest = hashlib.sha256(previous)
+    digest.update(payload)
+    return digest.digest()[:16]
 
 
 def parse_block(path: Path, key: bytes, value: Buffer, *, is_checked: bool = True) -> Block:
@@ -148,7 +157,7 @@ def parse_block(path: Path, key: bytes, value: Buffer, *, is_checked: bool = Tru
     magic, version, _, rows, first, last, previous, digest, crc = _HEADER.unpack_from(value)
     if magic != _MAGIC or version not in _READABLE:
         raise StoreCorrupt(
-            f"{where}: expected version {_READABLE[0]} or {VERSION} of a block, was {magic!r} {version}; "
+            f"{where}: expected version {_READABLE[0]} to {VERSION} of a block, was {magic!r} {version}; "
             "read it with the tickerml that wrote it"
         )
     if is_checked and zlib.crc32(value[_HEADER.size :], zlib.crc32(value[: _HEADER.size - 4])) != crc:
@@ -156,12 +165,8 @@ def parse_block(path: Path, key: bytes, value: Buffer, *, is_checked: bool = Tru
     return Block(name.decode(), number, rows, first, last, previous, digest, len(value))
 
 
-@contextmanager
-def _unpacking(path: Path, block: Block) -> Iterator[None]:
-    try:
-        yield
-    except (zstandard.ZstdError, ValueError, struct.error) as error:
-        raise StoreCorrupt(f"{path}: {block.name} cannot be unpacked: {error}") from None
+def _not_unpacked(path: Path, block: Block, error: Exception) -> StoreCorrupt:
+    return StoreCorrupt(f"{path}: {block.name} cannot be unpacked: {error}")
 
 
 def unsqueezer() -> Unsqueeze:
@@ -187,10 +192,11 @@ class Unpacked:
         """
         self.rows = block.rows
         self._path, self._block = path, block
-        with _unpacking(path, block):
-            self._columns = Columns(
-                block.rows, _sections(value, block.rows, unsqueeze or unsqueezer()), kernels
-            )
+        try:
+            section = _sections(value, block.rows, unsqueeze or unsqueezer())
+            self._columns = Columns(block.rows, section, kernels)
+        except _BROKEN as error:
+            raise _not_unpacked(path, block, error) from None
         self.kind, self.is_last = self._columns.kind, self._columns.is_last
 
     def put(self, name: str, out: Column) -> None:
@@ -199,8 +205,10 @@ class Unpacked:
 
         Raises: StoreCorrupt: it cannot be what was sealed.
         """
-        with _unpacking(self._path, self._block):
+        try:
             self._columns.put(name, out)
+        except _BROKEN as error:
+            raise _not_unpacked(self._path, self._block, error) from None
 
 
 def rows_of(path: Path, block: Block, value: Buffer, kernels: Kernels = NUMPY) -> Rows:
@@ -221,9 +229,11 @@ def check_hash(path: Path, block: Block, value: Buffer) -> None:
 
     Raises: StoreCorrupt: they are not what was sealed.
     """
-    with _unpacking(path, block):
+    try:
         section = _sections(value, block.rows, unsqueezer())
         payload = b"".join(section(index) for index in range(len(SECTIONS)))
+    except _BROKEN as error:
+        raise _not_unpacked(path, block, error) from None
     if _digest(block.previous, payload) != block.digest:
         raise StoreCorrupt(f"{path}: {block.name} does not match its hash; restore it from a copy")
 
@@ -236,7 +246,7 @@ def _sections(value: Buffer, rows: int, unsqueeze: Unsqueeze) -> Callable[[int],
     if frames != len(SECTIONS):
         raise ValueError(f"expected {len(SECTIONS)} frames, was {frames}")
     ends = [_LENGTHS.size, *_LENGTHS.unpack_from(body)]
-    ends = np.cumsum(ends).tolist()
+    ends = list(accumulate(ends))
 
     def section(index: int) -> bytes:
         return unsqueeze(body[ends[index] : ends[index + 1]])

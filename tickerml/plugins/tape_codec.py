@@ -6,7 +6,8 @@ A block has six sections, and whoever wants one column unpacks the shape and its
     shape       side and kind, a byte a row; is_last, a bit a row; and a bit a row that says where
                 one of the next three columns changes, written as "not what the end of the last
                 message led one to expect", so that it is nearly always zero
-    ts_recv, ts_event, seq   where they change, as differences
+    ts_recv, ts_event, seq   where they change, as differences; ts_recv, where there is a ts_event,
+                as differences of what it is later than the last one, first those at which that moves
     price       differences, bids apart from asks
     quantity    the zeros (deleted levels) as a bit a row, the others as they are, or as places in
                 an ascending list of those that occur
@@ -16,13 +17,12 @@ columns are in two forms, tape_numpy and tape_loops, of which the second wants n
 """
 
 import struct
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-from .tape_numpy import NUMPY, Bools, Bytes, Kernels
+from .tape_numpy import NUMPY, Bools, Bytes, Kernels, clock_of
+from .tape_numpy import Column as Column
 from .tape_rows import ROW, Ints, Rows
 
 SECTIONS = ("shape", "ts_recv", "ts_event", "seq", "price", "quantity")
@@ -30,13 +30,12 @@ TIMES = SECTIONS[1:4]
 
 _COLUMN = struct.Struct("<qqB")  # first, divisor, bytes a number
 _LIST = 16  # in the place of the bytes a number: a list of *first* numbers, and places in it, follow
-
-Column = npt.NDArray[Any]
+_LATER = 32  # added to the bytes a number: those of ts_recv are what it is later than clock_of()
 
 
 def pack_rows(rows: Rows, kernels: Kernels = NUMPY) -> list[bytes]:
     """Return the sections of *rows*, not yet compressed; the number of rows is not in them."""
-    columns = {name: np.ascontiguousarray(rows[name]) for name in ROW.names or ()}
+    columns = dict(zip(ROW.names or (), kernels.apart(rows), strict=True))
     side, is_last, quantity = columns["side"], columns["is_last"], columns["quantity"]
     is_changed = kernels.changes(*(columns[name] for name in TIMES))
     is_zero = quantity == 0
@@ -49,7 +48,7 @@ def pack_rows(rows: Rows, kernels: Kernels = NUMPY) -> list[bytes]:
                 np.packbits(is_changed ^ _is_first(is_last)).tobytes(),
             ]
         ),
-        *(_pack_differences(columns[name][is_changed], kernels) for name in TIMES),
+        *_pack_times([columns[name][is_changed] for name in TIMES], kernels),
         _pack_differences(kernels.gather(columns["price"], side), kernels),
         np.packbits(is_zero).tobytes() + _pack_listed(quantity[~is_zero], kernels),
     ]
@@ -67,7 +66,7 @@ def cut(payload: bytes | memoryview, count: int) -> list[memoryview]:
     changes = int(np.count_nonzero(flips[:count] ^ _is_first(is_last[:count])))
     for numbers in (changes, changes, changes, count):
         at += lengths[-1]
-        width = view[at + _COLUMN.size - 1] if at + _COLUMN.size <= len(view) else 0
+        width = view[at + _COLUMN.size - 1] & ~_LATER if at + _COLUMN.size <= len(view) else 0
         lengths.append(_COLUMN.size + width * max(numbers - 1, 0))
     at = 0
     for length in lengths:
@@ -85,7 +84,7 @@ class Columns:
         """
         Args:
             section: gives the section of an index into SECTIONS.
-        Raises: ValueError: the first section is not as long as that many rows take.
+        Raises: ValueError: the first section is not as long as that many rows take, or begins no message.
         """
         self._count, self._section, self._kernels = count, section, kernels
         with _Reader(section(0)) as reader:
@@ -93,6 +92,8 @@ class Columns:
             self.kind = reader.take(count)
             self.is_last = reader.bits(count)
             self._is_changed = reader.bits(count) ^ _is_first(self.is_last)
+        if count and not self._is_changed[0]:
+            raise ValueError("expected the first row to begin a message, was none")
 
     def put(self, name: str, out: Column) -> None:
         """
@@ -102,20 +103,23 @@ class Columns:
         """
         if name in ("side", "kind", "is_last"):
             out[:] = getattr(self, name)
-            return
+        elif name in TIMES:
+            self._kernels.repeat(self._times(name), self._is_changed, out)
+        else:
+            with _Reader(self._section(SECTIONS.index(name))) as reader:
+                if name == "price":
+                    prices = reader.differences(self._count, self._kernels)
+                    self._kernels.scatter(prices, self.side, out)
+                else:
+                    reader.listed(reader.bits(self._count), self._kernels, out)
+
+    def _times(self, name: str) -> Ints:
+        count = int(np.count_nonzero(self._is_changed))
         with _Reader(self._section(SECTIONS.index(name))) as reader:
-            if name == "price":
-                prices = reader.differences(self._count, self._kernels)
-                self._kernels.scatter(prices, self.side, out)
-            elif name == "quantity":
-                is_zero = reader.bits(self._count)
-                count = self._count - int(np.count_nonzero(is_zero))
-                self._kernels.fill(reader.listed(count, self._kernels), is_zero, out)
-            else:
-                changes = int(np.count_nonzero(self._is_changed))
-                if self._count and not self._is_changed[0]:
-                    raise ValueError("expected the first row to begin a message, was none")
-                self._kernels.repeat(reader.differences(changes, self._kernels), self._is_changed, out)
+            if name != "ts_recv" or not reader.is_later:
+                return reader.differences(count, self._kernels)
+            first, steps = reader.later(count - 1, self._kernels)
+        return self._kernels.received(first, steps, self._times("ts_event"))
 
 
 def unpack_rows(sections: list[bytes], count: int, kernels: Kernels = NUMPY) -> Rows:
@@ -140,15 +144,30 @@ def _is_first(is_last: Bools) -> Bools:
 # --- Columns of numbers ---------------------------------------------------------------------------
 
 
+def _pack_times(times: list[Ints], kernels: Kernels) -> Iterator[bytes]:
+    # Of two clocks that run on alike, the one says most of what the other one does.
+    ts_recv, ts_event, seq = times
+    if ts_event.any():
+        clock = clock_of(ts_event)
+        later, is_moved = ts_recv - clock, clock[1:] != clock[:-1]
+        steps = later[1:] - later[:-1]
+        ordered = np.concatenate([steps[is_moved], steps[~is_moved]])
+        yield _pack_numbers(int(later[0]), ordered, kernels, _LATER)
+    else:
+        yield _pack_differences(ts_recv, kernels)
+    yield _pack_differences(ts_event, kernels)
+    yield _pack_differences(seq, kernels)
+
+
 def _pack_differences(numbers: Ints, kernels: Kernels) -> bytes:
     if not len(numbers):
         return _pack_numbers(0, numbers, kernels)
     return _pack_numbers(int(numbers[0]), numbers[1:] - numbers[:-1], kernels)
 
 
-def _pack_numbers(first: int, values: Ints, kernels: Kernels) -> bytes:
+def _pack_numbers(first: int, values: Ints, kernels: Kernels, mark: int = 0) -> bytes:
     divisor, width, planes = kernels.split(values)
-    return _COLUMN.pack(first, divisor, width) + planes.tobytes()
+    return _COLUMN.pack(first, divisor, width + mark) + planes.tobytes()
 
 
 def _pack_listed(values: Ints, kernels: Kernels) -> bytes:
@@ -184,6 +203,11 @@ class _Reader:
     def bits(self, count: int) -> Bools:
         return np.unpackbits(self.take(-(-count // 8)), count=count).view(bool)
 
+    @property
+    def is_later(self) -> bool:
+        """Whether its numbers are what ts_recv is later than ts_event."""
+        return len(self._bytes) >= _COLUMN.size and bool(self._bytes[_COLUMN.size - 1] & _LATER)
+
     def _head(self) -> tuple[int, int, int]:
         first, divisor, width = _COLUMN.unpack(self.take(_COLUMN.size).tobytes())
         return first, divisor, width
@@ -191,6 +215,10 @@ class _Reader:
     def numbers(self, count: int, kernels: Kernels) -> Ints:
         _, divisor, width = self._head()
         return kernels.join(*self._planes(count, width), divisor)
+
+    def later(self, count: int, kernels: Kernels) -> tuple[int, Ints]:
+        first, divisor, width = self._head()
+        return first, kernels.join(*self._planes(count, width & ~_LATER), divisor)
 
     def _planes(self, count: int, width: int) -> tuple[Bytes, int, int]:
         if width > 8:
@@ -202,17 +230,17 @@ class _Reader:
         found = kernels.accumulate(*self._planes(max(count - 1, 0), width), divisor, first)
         return found[:count]
 
-    def listed(self, count: int, kernels: Kernels) -> Ints:
-        before = self._at
+    def listed(self, is_zero: Bools, kernels: Kernels, out: Ints) -> None:
+        count, before = len(is_zero) - int(np.count_nonzero(is_zero)), self._at
         entries, _, width = self._head()
         if width != _LIST:
             self._at = before
-            return self.numbers(count, kernels)
+            kernels.fill(self.numbers(count, kernels), is_zero, out)
+            return
         if not 0 <= entries <= count:
             raise ValueError(f"expected a list of at most {count} numbers, was {entries}")
         found = self.differences(entries, kernels)
         index = self.numbers(count, kernels)
-        try:
-            return found.take(index)
-        except IndexError as error:
-            raise ValueError(f"expected places in a list of {entries}: {error}") from None
+        if count and not 0 <= index.min() <= index.max() < entries:
+            raise ValueError(f"expected places in a list of {entries}, was {index.min()} to {index.max()}")
+        kernels.pick(found, index, is_zero, out)

@@ -7,18 +7,19 @@ the largest needs, and laid out as all the low bytes, then all the next ones.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .tape_rows import MIN_TS, Ints
+from .tape_rows import MIN_TS, ROW, Ints, Rows
 
+Column = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 Sides = npt.NDArray[np.int8]
 
-_FEW = 16  # numbers that have no common divisor, mostly, when all have none
+FEW = 16  # numbers that have no common divisor, mostly, when all have none
 
 
 class Kernels(NamedTuple):
@@ -28,8 +29,11 @@ class Kernels(NamedTuple):
     join: Callable[[Bytes, int, int, int], Ints]
     accumulate: Callable[[Bytes, int, int, int, int], Ints]
     repeat: Callable[[Ints, Bools, Ints], None]
+    received: Callable[[int, Ints, Ints], Ints]
     scatter: Callable[[Ints, Sides, Ints], None]
     fill: Callable[[Ints, Bools, Ints], None]
+    pick: Callable[[Ints, Ints, Bools, Ints], None]
+    apart: Callable[[Rows], tuple[Column, ...]]
     changes: Callable[[Ints, Ints, Ints], Bools]
     gather: Callable[[Ints, Sides], Ints]
     split: Callable[[Ints], tuple[int, int, Bytes]]
@@ -70,6 +74,32 @@ def repeat(values: Ints, is_changed: Bools, out: Ints) -> None:
     out[:] = np.repeat(values, np.diff(at, append=len(out)))
 
 
+def clock_of(ts_event: Ints) -> Ints:
+    """Return *ts_event*, and where it is 0 the one before that is not, or else the first that is not."""
+    is_known = ts_event != 0
+    if is_known.all():
+        return ts_event
+    at = np.where(is_known, np.arange(len(ts_event)), is_known.argmax())
+    return ts_event[np.maximum.accumulate(at)]
+
+
+def received(first: int, steps: Ints, ts_event: Ints) -> Ints:
+    """
+    Return the times that are later than clock_of() *ts_event*.
+
+    Args:
+        first: by how much the first one is, ns.
+        steps: by how much more each of the others than the one before it is; those at which the clock
+            moves come first.
+    """
+    clock = clock_of(ts_event)
+    is_moved = clock[1:] != clock[:-1]
+    moves = np.count_nonzero(is_moved)
+    later = np.full(len(clock), first)
+    later[1:][is_moved], later[1:][~is_moved] = steps[:moves], steps[moves:]
+    return np.cumsum(later, out=later) + clock
+
+
 def scatter(values: Ints, side: Sides, out: Ints) -> None:
     """Put *values*, which gather() has brought in the order of *side*, back in that of the rows."""
     out[_by_side(side)] = values
@@ -81,7 +111,17 @@ def fill(values: Ints, is_zero: Bools, out: Ints) -> None:
     out[~is_zero] = values
 
 
+def pick(values: Ints, index: Ints, is_zero: Bools, out: Ints) -> None:
+    """As fill(), with those of *values* that *index* says."""
+    fill(values.take(index), is_zero, out)
+
+
 # --- Packing --------------------------------------------------------------------------------------
+
+
+def apart(rows: Rows) -> tuple[Column, ...]:
+    """Return the columns of *rows*, contiguous, in the order of ROW."""
+    return tuple(np.ascontiguousarray(rows[name]) for name in ROW.names or ())
 
 
 def changes(ts_recv: Ints, ts_event: Ints, seq: Ints) -> Bools:
@@ -119,7 +159,7 @@ def split(values: Ints) -> tuple[int, int, Bytes]:
 
 def _common_divisor(values: Ints) -> int:
     # int64's least number has no positive counterpart, and a gcd of it no sign to rely on.
-    if not len(values) or int(np.gcd.reduce(values[:_FEW])) == 1 or values.min() == MIN_TS:
+    if not len(values) or int(np.gcd.reduce(values[:FEW])) == 1 or values.min() == MIN_TS:
         return 1
     return int(np.gcd.reduce(values)) or 1
 
@@ -139,4 +179,5 @@ def rank(values: Ints) -> tuple[Ints, Ints]:
     return ordered[is_new], index
 
 
-NUMPY = Kernels("numpy", join, accumulate, repeat, scatter, fill, changes, gather, split, rank)
+_ALL = (join, accumulate, repeat, received, scatter, fill, pick, apart, changes, gather, split, rank)
+NUMPY = Kernels("numpy", *_ALL)
