@@ -105,6 +105,16 @@ def test_a_fill_is_told_in_prices_and_quantities_where_the_instrument_is_known(s
     assert alert.title == f"imbalance {verb} 0.015 BTC at 60000.5 USDT on test"
 
 
+@pytest.mark.parametrize(("known", "text"), [(True, "-0.00004 BTC at 0.09 USDT"), (False, "-4 lots of")])
+def test_a_liquidation_is_told_in_prices_and_quantities_where_the_instrument_is_known(known, text):
+    gone = m.PositionLiquidated(1, "main", "test", "BTC/USDT", -4, 9, "USDT", -(10**12), 10**11, 0, 0)
+
+    alert = alert_of(gone, {("test", "BTC/USDT"): instrument()} if known else {})
+
+    assert alert.text.startswith(text)
+    assert alert.text.endswith(": -1 USDT, and a fee of 0.1")
+
+
 def test_an_alert_is_ready_for_json():
     alert = alert_of(m.FeedLost(1, "kraken", "closed", 100), {})
 

@@ -711,7 +711,10 @@ def test_what_a_rule_leaves_too_little_of_is_denied_by_that_rule_and_says_what_t
 
     (denied,) = harness.send(order(), verdict("rule-a", 4), verdict("rule-b", 8))
 
-    assert (denied.rule, denied.reason) == ("rule-a", "4 of 10 lots are left, and test takes no fewer than 5")
+    assert (denied.rule, denied.reason) == (
+        "rule-a",
+        "0.04 of 0.1 BTC is left, and test takes no less than 0.05",
+    )
     assert open_ids(harness) == []
 
 
@@ -720,7 +723,7 @@ def test_too_little_money_is_too_little_as_well():
 
     (denied,) = harness.send(order(), verdict("rule-a", 4))
 
-    assert denied.reason == "4 of 10 lots are left, and test takes no less than 5 USDT, was 4.04 USDT"
+    assert denied.reason == "0.04 of 0.1 BTC is left, and test takes no less than 5 USDT, was 4.04 USDT"
     (passed,) = harness.send(order("o-2"), verdict("rule-a", 5, "o-2"))
     assert passed.quantity == 5
 
@@ -747,7 +750,7 @@ def test_what_reduce_only_leaves_too_little_of_is_denied_by_the_gate():
 
     (denied,) = harness.send(msgspec.structs.replace(order(), reduce_only=True), verdict("rule-a", 10))
 
-    assert (denied.rule, denied.reason) == (GATE, "4 of 10 lots are left, and test takes no fewer than 5")
+    assert (denied.rule, denied.reason) == (GATE, "0.04 of 0.1 BTC is left, and test takes no less than 0.05")
 
 
 @given(st.permutations([("rule-a", 4), ("rule-b", 4), ("rule-c", 7)]))

@@ -145,6 +145,16 @@ def test_a_print_far_off_is_found_and_the_next_one_at_the_old_price_is_not():
     assert anomaly.text == "a print at 10200 ticks, +197.0 bps from the one before"
 
 
+def test_a_price_is_told_as_one_where_the_instrument_is_known():
+    bus = harness()
+    bus.send(instrument("test"))
+
+    bus.send(*quiet_market(), trade(7, 10_200, seq=90))
+
+    (anomaly,) = bus.of(DataAnomaly)
+    assert anomaly.text.startswith("a print at 102, ")
+
+
 def test_a_level_that_stays_is_believed_after_some_prints():
     bus = harness()
 

@@ -54,6 +54,14 @@ def test_the_band_is_six_sigma_of_five_minutes_where_that_is_more():
     assert reason(kept, 402, order_id="b").startswith("the mid is outside of 5.00%")
 
 
+def test_many_prints_at_a_time_are_no_movement():
+    kept = market()
+
+    kept.send(*[MARKET.trade(at * S, 10_000, 1, Side.BUY) for at in (405, 406, 407, 411, 417)])
+
+    assert kept.bus.component("risk-breaker-market")._state.symbols["test", "BTC/USDT"].variance == 0.0
+
+
 def test_the_band_is_twice_as_wide_in_the_first_five_minutes():
     kept = Harness(plugin)
     kept.send(instrument("test", "BTC/USDT", tick="1", lot="0.01"), touch(9999, 10001))

@@ -38,7 +38,7 @@ def eth(**fields):
 def test_assets_that_move_together_share_one_limit():
     verdict = judge(known(0.95), eth())
 
-    assert (verdict.quantity, verdict.reason) == (500, "what moves with ETH leaves 500 of 1000 lots")
+    assert (verdict.quantity, verdict.reason) == (500, "what moves with ETH leaves 5 of 10 ETH")
     assert (verdict.inputs["cluster"], verdict.inputs["assets"]) == (3500.0, 2.0)
 
 
@@ -48,6 +48,16 @@ def test_assets_that_do_not_have_a_limit_each():
 
 def test_until_it_knows_better_everything_moves_together():
     assert judge(known(0.05, minutes=40), eth()).quantity == 500
+
+
+@pytest.mark.parametrize(("minutes", "allowed"), [(64, 500), (65, 1000)])
+def test_what_is_known_counts_from_the_next_full_five_minutes(minutes, allowed):
+    kept = rule(plugin, warmup_min=64)  # as many returns as 65 minutes have
+    kept.send(*walk(minutes, 0.05), *until(minutes * MIN, MIN, minutes * MIN))
+    now = minutes * MIN + 1
+    kept.send(touch(ts=now), touch(symbol="ETH/USDT", ts=now), money(now, 10_000, position(3500, 3500)))
+
+    assert judge(kept, order(1000, symbol="ETH/USDT", ts=now)).quantity == allowed
 
 
 def test_an_own_open_order_counts_and_the_other_direction_does_not():

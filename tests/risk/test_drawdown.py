@@ -101,6 +101,18 @@ def test_two_marks_closer_than_confirm_ms_do_not_halt_and_a_third_does():
     assert (early, len(late)) == ([], 1)
 
 
+def test_a_short_of_a_contract_is_made_as_small_as_a_purchase():
+    kept = harness()
+    kept.send(
+        msgspec.structs.replace(instrument(), contract="linear"), money(1 * S, 10_000), money(2 * S, 8_000)
+    )
+
+    bought, sold = (verdict(kept, 2 * S + 1, side=side) for side in (Side.BUY, Side.SELL))
+
+    assert 0 < sold.quantity == bought.quantity < 1000
+    assert sold.reason == bought.reason
+
+
 def test_an_unconfirmed_breach_buys_nothing_and_may_sell():
     kept = harness()
     kept.send(money(1 * S, 10_000), money(2 * S, 7_000))
@@ -169,7 +181,7 @@ def test_a_shrunk_order_of_one_lot_is_denied_with_its_reason():
     answer = verdict(kept, 2 * S, quantity=1)
 
     assert answer.quantity == 0
-    assert answer.reason == "drawdown 15.00% leaves 67% of an order: nothing is left of 1 lots"
+    assert answer.reason == "drawdown 15.00% leaves 67% of an order, which is less than the smallest step"
 
 
 def test_sells_are_not_shrunk():

@@ -15,7 +15,7 @@ def test_one_exchange_may_have_forty_percent_at_stake():
 
     verdict = judge(kept, order(2000))
 
-    assert (verdict.quantity, verdict.reason) == (1000, "max_exchange allows 1000 of 2000 lots")
+    assert (verdict.quantity, verdict.reason) == (1000, "max_exchange allows 10 of 20 BTC")
     assert verdict.inputs["max_exchange"] == 3000.0
 
 
@@ -39,7 +39,7 @@ def test_spot_of_all_exchanges_together_has_a_limit():
 
     verdict = judge(kept, order(2000))
 
-    assert (verdict.quantity, verdict.reason) == (500, "max_gross allows 500 of 2000 lots")
+    assert (verdict.quantity, verdict.reason) == (500, "max_gross allows 5 of 20 BTC")
 
 
 @pytest.mark.parametrize("side", Side)
@@ -60,7 +60,7 @@ def test_one_asset_may_have_forty_percent_at_stake_and_a_hedge_is_at_stake_as_we
 
     verdict = judge(kept, order(2000))
 
-    assert (verdict.quantity, verdict.reason) == (800, "max_asset allows 800 of 2000 lots")
+    assert (verdict.quantity, verdict.reason) == (800, "max_asset allows 8 of 20 BTC")
     assert verdict.inputs["max_asset"] == 3200.0
     assert judge(kept, order(2000, symbol="ETH/USDT", order_id="b")).quantity == 2000
 

@@ -42,6 +42,13 @@ def test_one_percent_a_day_is_denied_whatever_the_interval(rate, interval_h, all
     assert judge(kept, perp()).quantity == allowed
 
 
+def test_a_rate_without_its_interval_says_nothing():
+    kept = rule(plugin)
+    kept.send(funding(1, interval_h=0))
+
+    assert judge(kept, perp()).reason == "nothing is known of the funding of BTC/USDT:USDT on perp"
+
+
 def test_only_the_side_that_pays_is_denied():
     kept = rule(plugin)
     kept.send(funding(5000))
@@ -59,6 +66,9 @@ def test_what_is_dear_is_said_and_allowed():
 
     assert (verdict.quantity, verdict.reason) == (7, "funding costs 0.33% a day")
     assert verdict.inputs["cost_per_day"] == pytest.approx(0.0033)
+
+    kept.send(funding(1000))
+    assert judge(kept, perp()).reason == ""  # 0.30 % is not more than that
 
 
 def test_the_worse_of_the_last_rate_and_the_predicted_counts():

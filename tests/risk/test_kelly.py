@@ -70,7 +70,7 @@ def test_without_a_record_the_stake_is_small():
     verdict = judge(traded([]), order(1000))
 
     assert (verdict.quantity, verdict.inputs["stake"]) == (200, 0.02)
-    assert verdict.reason == "a record of 0 trades justifies 2.00% of equity: 200 of 1000 lots"
+    assert verdict.reason == "a record of 0 trades justifies 2.00% of equity: 2 of 10 BTC"
 
 
 def test_a_good_record_earns_a_quarter_of_it():

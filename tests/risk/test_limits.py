@@ -113,7 +113,7 @@ def test_leaves_an_order_within_every_limit_as_it_is():
 def test_reduces_an_order_to_its_share_of_equity():
     verdict = judge(harness(), order(5000))
 
-    assert (verdict.quantity, verdict.reason) == (1000, "max_order allows 1000 of 5000 lots")
+    assert (verdict.quantity, verdict.reason) == (1000, "max_order allows 10 of 50 BTC")
 
 
 def test_reduces_an_order_to_the_largest_notional():
@@ -139,13 +139,13 @@ def test_an_order_reduced_below_the_smallest_notional_is_denied_for_both_reasons
     verdict = judge(harness(balance("USDT", 1_005)), order(500))
 
     assert verdict.quantity == 0
-    assert verdict.reason == "min_cash allows 5 of 500 lots, and less than min_notional 10 USDT is left"
+    assert verdict.reason == "min_cash allows 0.05 of 5 BTC, and less than min_notional 10 USDT is left"
 
 
 @pytest.mark.parametrize(
     ("rules", "text"),
     [
-        ({"min_quantity": 600}, "test takes no less than 600 lots"),
+        ({"min_quantity": 600}, "test takes no less than 6"),
         ({"min_notional": 501 * UNIT}, "the notional is below the minimum of test"),
     ],
 )
@@ -220,7 +220,7 @@ def test_a_fill_counts_before_a_snapshot_shows_it():
 def test_cash_over_all_exchanges_stays_above_its_minimum():
     kept = harness(balance("USDT", 1_500), balance("ETH", 85))
 
-    assert judge(kept, order(1000)).reason == "min_cash allows 500 of 1000 lots"
+    assert judge(kept, order(1000)).reason == "min_cash allows 5 of 10 BTC"
 
 
 def test_an_order_is_paid_for_on_its_own_exchange_with_its_fee():
@@ -232,7 +232,7 @@ def test_an_order_is_paid_for_on_its_own_exchange_with_its_fee():
 
     assert (verdict.quantity, verdict.reason) == (
         399,
-        "funds allows 399 of 1000 lots",
+        "funds allows 3.99 of 10 BTC",
     )  # 400 less the allowance
 
 
@@ -244,7 +244,7 @@ def test_funds_held_for_orders_it_never_saw_are_not_spent_again():
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [({}, "min_cash allows 399 of 1000 lots"), ({"min_cash": 0.0, "max_gross": 0.9}, "max_gross allows 399")],
+    [({}, "min_cash allows 3.99 of 10 ETH"), ({"min_cash": 0.0, "max_gross": 0.9}, "max_gross allows 3.99 ")],
 )
 def test_open_buys_of_other_assets_count_as_paid_for(options, reason):
     kept = harness(balance("USDT", 2_000), balance("XRP", 1), **options)
@@ -257,7 +257,7 @@ def test_funds_for_its_own_open_orders_are_not_spent_again_whatever_the_snapshot
     kept = harness(balance("USDT", 9_500), balance("USDT", 500, exchange="away"))
     judge(kept, order(300, exchange="away", order_id="a"))
 
-    assert judge(kept, order(1000, exchange="away", order_id="b")).reason == "funds allows 199 of 1000 lots"
+    assert judge(kept, order(1000, exchange="away", order_id="b")).reason == "funds allows 1.99 of 10 BTC"
 
 
 def test_a_partly_filled_buy_counts_with_what_is_left_of_it():
@@ -275,7 +275,7 @@ def test_a_partly_filled_buy_counts_with_what_is_left_of_it():
 def test_gross_exposure_is_capped_over_all_assets():
     kept = harness(balance("USDT", 6_000), balance("ETH", 40), max_gross=0.45)
 
-    assert judge(kept, order(1000)).reason == "max_gross allows 500 of 1000 lots"
+    assert judge(kept, order(1000)).reason == "max_gross allows 5 of 10 BTC"
 
 
 def test_sells_only_what_is_there_and_not_reserved():
@@ -283,7 +283,8 @@ def test_sells_only_what_is_there_and_not_reserved():
 
     verdict = judge(kept, order(900, side=Side.SELL))
 
-    assert (verdict.quantity, verdict.reason) == (600, "inventory allows 600 of 900 lots")
+    assert (verdict.quantity, verdict.reason) == (600, "inventory allows 6 of 9 BTC")
+    assert (verdict.inputs["owned"], verdict.inputs["free"]) == (10.0, 6.0)
     assert (
         judge(kept, order(900, side=Side.SELL, order_id="b")).quantity == 400
     )  # 600 of the 1,000 are spoken for
@@ -292,7 +293,7 @@ def test_sells_only_what_is_there_and_not_reserved():
 def test_nothing_can_be_sold_short():
     verdict = judge(harness(), order(100, side=Side.SELL, reduce_only=True))
 
-    assert (verdict.quantity, verdict.reason) == (0, "inventory allows 0 of 100 lots, and nothing is left")
+    assert (verdict.quantity, verdict.reason) == (0, "inventory allows 0 of 1 BTC, and nothing is left")
 
 
 def test_a_sell_ignores_exposure_but_not_the_size_of_an_order():
@@ -356,7 +357,7 @@ def test_denies_before_any_snapshot():
         (touch(), order(100, symbol="XRP/USDT"), "XRP/USDT is not known on test"),
         (BookStale(2, "test", "BTC/USDT", 9), order(100), "the book of BTC/USDT on test is stale or crossed"),
         (touch(bid=102), order(100), "the book of BTC/USDT on test is valid or crossed"),
-        (touch(), order(100, price=0), "a limit price must be positive, was 0 ticks"),
+        (touch(), order(100, price=0), "a limit price must be positive, was 0"),
     ],
 )
 def test_denies_what_it_cannot_judge(message, wish, text):

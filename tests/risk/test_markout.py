@@ -3,6 +3,7 @@
 import pytest
 
 from tickerml.kernel import Liquidity, MarkoutMeasured, Side, TimeInForce
+from tickerml.kernel.testing import instrument
 from tickerml.risk import markout as plugin
 
 from .trading import MIN, S, judge, order, rule
@@ -29,11 +30,29 @@ def test_a_mean_below_the_limit_stops_makers_for_half_an_hour():
     assert judge(kept, maker(ts=5 + 30 * MIN)).quantity == 7
 
 
+def test_twenty_fills_are_enough_where_nobody_says_how_many():
+    kept = rule(plugin)
+    kept.send(*[measured(-50)] * 19)
+    assert judge(kept, maker()).quantity == 7
+
+    kept.send(measured(-50))
+
+    assert judge(kept, maker()).quantity == 0
+
+
 def test_after_a_stop_the_fills_are_counted_anew_so_one_more_does_not_lengthen_it():
     kept = rule(plugin, warmup_fills=3)
     kept.send(*[measured(-2.1)] * 3, measured(-2.1, ts=5 + 10 * MIN))
 
     assert judge(kept, maker(ts=5 + 30 * MIN)).quantity == 7
+
+
+def test_the_fee_of_a_maker_is_a_loss_and_a_rebate_a_gain():
+    for fee_ppm, allowed in ((100, 0), (40, 7), (-100, 7)):
+        kept = rule(plugin, warmup_fills=1)
+        kept.send(instrument("test", "BTC/USDT", tick="1", lot="0.01", maker_fee_ppm=fee_ppm), measured(-1.5))
+
+        assert judge(kept, maker()).quantity == allowed
 
 
 def test_exactly_the_limit_goes_on():

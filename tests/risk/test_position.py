@@ -21,7 +21,10 @@ def test_what_is_held_on_every_exchange_counts():
     kept = rule(plugin, max_order=1.0)
     kept.send(money(1, 10_000, position(1200, 1200), position(800, 800, exchange="away")))
 
-    assert judge(kept, order(900)).quantity == 500  # 25 % of 10,000 less 2,000
+    verdict = judge(kept, order(900))
+
+    assert verdict.quantity == 500  # 25 % of 10,000 less 2,000
+    assert (verdict.inputs["equity"], verdict.inputs["held"]) == (10_000.0, 2_000.0)
 
 
 def test_a_short_perpetual_hedges_what_is_held():
@@ -52,7 +55,7 @@ def test_one_order_has_a_limit_of_its_own():
 
     verdict = judge(kept, order(5000))
 
-    assert (verdict.quantity, verdict.reason) == (1000, "max_order allows 1000 of 5000 lots")
+    assert (verdict.quantity, verdict.reason) == (1000, "max_order allows 10 of 50 BTC")
 
 
 def test_an_order_that_reduces_is_none_of_its_business():

@@ -38,6 +38,11 @@ def test_each_regime_leaves_its_share(sigma, allowed):
     assert verdict.inputs["volatility"] == pytest.approx(sigma, rel=0.01)
 
 
+@pytest.mark.parametrize(("sigma", "allowed"), [(0.57, 1000), (0.63, 700), (0.95, 700), (1.05, 300)])
+def test_the_first_regime_is_by_the_bounds_themselves(sigma, allowed):
+    assert judge(shaken(sigma), order(1000, ts=500 * MIN)).quantity == allowed
+
+
 def test_until_it_knows_better_a_market_counts_as_high():
     verdict = judge(shaken(0.1, minutes=10), order(1000, ts=500 * MIN))
 
@@ -67,9 +72,10 @@ def test_a_regime_is_left_downwards_only_after_its_dwell():
     assert judge(kept, order(1000, ts=232 * MIN, order_id="b")).quantity == 1000
 
 
-def test_the_bounds_must_rise():
+@pytest.mark.parametrize("bounds", [(0.6, 0.3, 1.0), (0.0, 0.3, 1.0), (0.3, 0.6, 0.6), (0.3, 0.3, 1.0)])
+def test_the_bounds_must_rise_from_above_nothing(bounds):
     with pytest.raises(ConfigError, match="bounds must rise from above 0"):
-        rule(plugin, bounds=(0.6, 0.3, 1.0))
+        rule(plugin, bounds=bounds)
 
 
 def test_the_dwell_begins_anew_with_each_regime():

@@ -12,7 +12,7 @@ import msgspec
 
 from . import messages as m
 from .enums import Severity
-from .units import Grid, format_units
+from .units import format_units
 
 Instruments = Mapping[tuple[str, str], m.Instrument]
 
@@ -119,19 +119,25 @@ def _anomaly(found: m.DataAnomaly, _: Instruments) -> _Told:
 
 
 def _filled(fill: m.OrderFilled, instruments: Instruments) -> _Told:
-    price, quantity = f"{fill.price} ticks", f"{fill.quantity} lots of {fill.symbol}"
-    if instrument := instruments.get((fill.exchange, fill.symbol)):
-        price = f"{Grid(instrument.tick_size).text(fill.price)} {instrument.quote}"
-        quantity = f"{Grid(instrument.lot_size).text(fill.quantity)} {instrument.base}"
+    price, quantity = _scaled(fill, instruments)
     verb = "bought" if fill.side is m.Side.BUY else "sold"
     title = f"{fill.strategy} {verb} {quantity} at {price} on {fill.exchange}"
     return Severity.INFO, f"order/{fill.order_id}/{fill.fill}", title
 
 
-def _liquidated(gone: m.PositionLiquidated, _: Instruments) -> _Told:
+def _scaled(event: m.OrderFilled | m.PositionLiquidated, instruments: Instruments) -> tuple[str, str]:
+    # Its price and its quantity; in ticks and lots where nobody has said what they are.
+    if not (instrument := instruments.get((event.exchange, event.symbol))):
+        return f"{event.price} ticks", f"{event.quantity} lots of {event.symbol}"
+    price, quantity = instrument.price_text(event.price), instrument.quantity_text(event.quantity)
+    return f"{price} {instrument.quote}", f"{quantity} {instrument.base}"
+
+
+def _liquidated(gone: m.PositionLiquidated, instruments: Instruments) -> _Told:
     title = f"{gone.exchange} liquidated {gone.symbol} of account {gone.account}"
     lost, fee = (format_units(units) for units in (gone.realized, gone.fee))
-    text = f"{gone.quantity} lots at {gone.price} ticks: {lost} {gone.asset}, and a fee of {fee}"
+    price, quantity = _scaled(gone, instruments)
+    text = f"{quantity} at {price}: {lost} {gone.asset}, and a fee of {fee}"
     return Severity.CRITICAL, f"liquidation/{gone.account}/{gone.exchange}/{gone.symbol}", title, text
 
 

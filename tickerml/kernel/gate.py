@@ -142,7 +142,7 @@ class Gate:
         if quantity <= 0:
             return self._deny(order, GATE, f"reduce_only: no position is left for it to {order.side.name}")
         if by and (rule := self._too_little(order, quantity)):
-            return self._deny(order, by, f"{quantity} of {order.quantity} lots are left, and {rule}")
+            return self._deny(order, by, rule)
         now, book = self._ctx.clock.now(), self._ctx.book(order.exchange, order.symbol)
         self._send(
             m.OrderSubmitted(
@@ -168,18 +168,20 @@ class Gate:
         self._ctx.publish(submitted)
 
     def _too_little(self, order: m.SubmitOrder, quantity: int) -> str:
-        """Return the rule of the exchange that *quantity* of the order would break; "" for none."""
+        """Return what is left of the order and the exchange's rule that it would break; "" for none."""
         rules = self._ctx.instrument(order.exchange, order.symbol)
         if rules is None:
             return ""
+        some, all_of_it = rules.quantity_text(quantity), rules.quantity_text(order.quantity)
+        left = f"{some} of {all_of_it} {rules.base} is left, and {order.exchange} takes no less than"
         if quantity < rules.min_quantity:
-            return f"{order.exchange} takes no fewer than {rules.min_quantity}"
+            return f"{left} {rules.quantity_text(rules.min_quantity)}"
         book, price = self._ctx.book(order.exchange, order.symbol), order.price
         if order.order_type is OrderType.MARKET:
             price = book.best_ask if order.side is Side.BUY else book.best_bid
         if (notional := rules.notional(price, quantity)) < rules.min_notional:
             least, was = (f"{format_units(units)} {rules.quote}" for units in (rules.min_notional, notional))
-            return f"{order.exchange} takes no less than {least}, was {was}"
+            return f"{left} {least}, was {was}"
         return ""
 
     def _reducible(self, order: m.SubmitOrder) -> int:

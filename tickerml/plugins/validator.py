@@ -196,10 +196,15 @@ class Validator:
         over = bid - ask if bid and ask else -1
         if over < 0 and not stream.lasting:
             return
-        text = f"the best bid {bid} is over the best ask {ask}, in ticks"
+        best_bid, best_ask = self._price(stream, bid), self._price(stream, ask)
+        text = f"the best bid {best_bid} is over the best ask {best_ask}"
         self._keep(stream, Anomaly.CROSSED, over > 0, float(over), 0.0, text)
-        text = f"the best bid is at the best ask, {ask} ticks"
+        text = f"the best bid is at the best ask, {best_ask}"
         self._keep(stream, Anomaly.LOCKED, over == 0, 0.0, 0.0, text)
+
+    def _price(self, stream: _Stream, ticks: int) -> str:
+        instrument = self._ctx.instrument(stream.exchange, stream.symbol)
+        return instrument.price_text(ticks) if instrument else f"{ticks} ticks"
 
     def _check_time(self, stream: _Stream, sort: str, ts_event: int) -> None:
         if not ts_event:
@@ -224,14 +229,15 @@ class Validator:
     def _check_price(self, stream: _Stream, price: int) -> None:
         prints = stream.prints
         if price <= 0:
-            return self._find(stream, Anomaly.OUTLIER, _BPS, 0.0, f"a print at a price of {price} ticks")
+            text = f"a print at a price of {self._price(stream, price)}"
+            return self._find(stream, Anomaly.OUTLIER, _BPS, 0.0, text)
         if not prints.price:
             prints.price = price
             return
         move = math.log(price / prints.price)
         limit = self._limit_bps(prints.returns) if abs(move) * _BPS > self._options.outlier_bps else math.inf
         if abs(move) * _BPS > limit and not self._is_level(prints, price):
-            text = f"a print at {price} ticks, {move * _BPS:+,.1f} bps from the one before"
+            text = f"a print at {self._price(stream, price)}, {move * _BPS:+,.1f} bps from the one before"
             return self._find(stream, Anomaly.OUTLIER, abs(move) * _BPS, limit, text)
         prints.price = price
         prints.outliers.clear()

@@ -118,6 +118,11 @@ class Case(msgspec.Struct, frozen=True):
         """Return ticks times lots in units of the reporting currency."""
         return self.instrument.notional(price, quantity) * self.rate[0] // self.rate[1]
 
+    def left(self, allowed: int) -> str:
+        """Return *allowed* lots beside what was ordered, as a person reads it: "0.1 of 0.5 BTC"."""
+        some, all_of_it = (self.instrument.quantity_text(lots) for lots in (allowed, self.order.quantity))
+        return f"{some} of {all_of_it} {self.instrument.base}"
+
     def share(self, fraction: float) -> int:
         """Return *fraction* of the equity, in units."""
         return self.snapshot.equity * round(fraction * PPM) // PPM
@@ -157,7 +162,7 @@ class AccountRule(Rule[O, AccountsState], Generic[O]):
             raise Denied(f"the book of {order.symbol} on {order.exchange} is {book.state} or crossed")
         rate = self.rate(instrument.quote, snapshot)
         if order.order_type is OrderType.LIMIT and order.price <= 0:
-            raise Denied(f"a limit price must be positive, was {order.price} ticks")
+            raise Denied(f"a limit price must be positive, was {instrument.price_text(order.price)}")
         price = _worst_price(order, book.best_bid, book.best_ask)
         return Case(order, instrument, snapshot, rate, book.best_bid, price)
 

@@ -139,7 +139,7 @@ class Correlation(AccountRule[CorrelationOptions]):
         self.reserve(case, quantity)
         if quantity == order.quantity:
             return quantity, ""
-        return quantity, f"what moves with {case.instrument.base} leaves {allowed} of {order.quantity} lots"
+        return quantity, f"what moves with {case.instrument.base} leaves {case.left(allowed)}"
 
     def _is_one(self, asset: str, other: str) -> bool:
         clusters = self._state.clusters

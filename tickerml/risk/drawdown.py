@@ -164,7 +164,7 @@ class Drawdown:
         scale, reason = self._scale(account, order)
         quantity = int(order.quantity * scale)
         if scale and not quantity:
-            reason = f"{reason}: nothing is left of {order.quantity} lots"
+            reason = f"{reason}, which is less than the smallest step"
         inputs = {
             "equity": account.equity / UNIT,
             "peak": account.peak / UNIT,

@@ -154,7 +154,7 @@ class Kelly(AccountRule[KellyOptions]):
         if quantity == order.quantity:
             return quantity, ""
         record = f"a record of {inputs['trades']:.0f} trades justifies {stake:.2%} of equity"
-        return quantity, f"{record}: {allowed} of {order.quantity} lots"
+        return quantity, f"{record}: {case.left(allowed)}"
 
     def _stake(self, returns: list[float], inputs: dict[str, float]) -> float:
         options, count = self._options, len(returns)

@@ -94,7 +94,7 @@ class Limits(AccountRule[LimitsOptions]):
         inputs |= {f"{name}_lots": float(lots) for name, lots in allowed.items()}
         limit = min(allowed, key=lambda name: allowed[name])
         quantity = min(order.quantity, allowed[limit])
-        reason = f"{limit} allows {allowed[limit]} of {order.quantity} lots"
+        reason = f"{limit} allows {case.left(allowed[limit])}"
         if shortfall := self._too_small(case, quantity):
             return 0, shortfall if quantity == order.quantity else f"{reason}, and {shortfall}"
         return quantity, "" if quantity == order.quantity else reason
@@ -136,7 +136,8 @@ class Limits(AccountRule[LimitsOptions]):
             return f"less than min_notional {self._options.min_notional} {case.snapshot.currency} is left"
         instrument = case.instrument
         if quantity < instrument.min_quantity:
-            return f"{case.order.exchange} takes no less than {instrument.min_quantity} lots"
+            least = instrument.quantity_text(instrument.min_quantity)
+            return f"{case.order.exchange} takes no less than {least}"
         if instrument.notional(case.price, quantity) < instrument.min_notional:
             return f"the notional is below the minimum of {case.order.exchange}"
         return ""

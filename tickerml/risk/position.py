@@ -45,7 +45,7 @@ class PositionRule(AccountRule[PositionOptions]):
         limit = min(allowed, key=lambda name: allowed[name])
         quantity = min(order.quantity, allowed[limit])
         self.reserve(case, quantity)
-        reason = f"{limit} allows {allowed[limit]} of {order.quantity} lots"
+        reason = f"{limit} allows {case.left(allowed[limit])}"
         return quantity, "" if quantity == order.quantity else reason
 
 
