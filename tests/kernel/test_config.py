@@ -96,8 +96,11 @@ def test_a_file_that_is_not_there_is_named_with_the_way_out(tmp_path):
         ("format = 2", "format: expected 1, was 2"),
         ("format = 1\n[plugins.x]", "plugins: unknown key; did you mean 'plugin'?"),
         ("format = 1\nplugin = 3", "plugin: expected a table, was 3"),
-        ("format = 1\n[profile]\nsmall = 3", "profile.small: expected `object`, got `int`, was 3"),
-        ("format = 1\n[profile.small]", "profile.small: object missing required field `plugins`, was {}"),
+        (
+            "format = 1\n[profile]\nsmall = 3",
+            "profile.small: expected `table` { key = value }, got `int`, was 3",
+        ),
+        ("format = 1\n[profile.small]", "profile.small: object missing required field `plugins`"),
     ],
 )
 def test_a_file_without_the_right_frame_is_refused(tmp_path, text, said):
@@ -120,7 +123,7 @@ def test_a_file_without_the_right_frame_is_refused(tmp_path, text, said):
         ("commit_ms = 100", "commit_ms = 60001", "profile.small.kernel.commit_ms: expected `int` <= 60000"),
         ("commit_ms = 100", "commit_ms = 1.5", "profile.small.kernel.commit_ms: expected `int`, got `float`"),
         ("commit_ms = 100", "comit_ms = 1", "profile.small.kernel.comit_ms: unknown key; did you mean"),
-        ("commit_ms = 100", 'clock = "sun"', "profile.small.kernel.clock: expected `str` matching regex"),
+        ("commit_ms = 100", 'clock = "sun"', "profile.small.kernel.clock: must be one of wall, data, was"),
         ("commit_ms = 100", 'speed = "0.0"', "profile.small.kernel.speed: expected `str` matching regex"),
         ("commit_ms = 100", "heartbeat_s = 0", "profile.small.kernel.heartbeat_s: expected `float` > 0"),
         ("commit_ms = 100", "seed = -1", "profile.small.kernel.seed: expected `int` >= 0, was -1"),
@@ -557,12 +560,13 @@ def test_needs_are_never_a_circle(hosts):
 # --- The options of every installed plugin --------------------------------------------------------
 
 SHIPPED = config.load(ROOT / "plugins.toml")
+FOUND = find()
 #: Of every option, a value of a type it cannot have.
 WRONG_TYPE = {"integer": "three", "number": "three", "string": 3, "boolean": "yes", "array": 3, "object": 3}
 
 
 def plan_of(plugin: str, options: dict[str, object]) -> PluginPlan:
-    return resolve(find().choose(plugin), SHIPPED.plugins[plugin], options, "demo")
+    return resolve(FOUND.choose(plugin), SHIPPED.plugins[plugin], options, "demo")
 
 
 @pytest.mark.parametrize("plugin", LOADABLE)

@@ -153,7 +153,8 @@ def read_latencies(path: Path) -> Recorded:
                 raise ValueError(f"cannot read {path}: expected the columns {expected}, was {was!r}")
             rows = [_row(path, number, fields) for number, fields in enumerate(lines, 2)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"cannot read {path}: {error}; check the path and what it is") from None
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"cannot read {path}: {why}; check the path and what it is") from None
     if not rows:
         raise ValueError(f"cannot read {path}: expected at least one row below {','.join(_HEADER)}")
     for number, (before, after) in enumerate(pairwise(rows), 3):
