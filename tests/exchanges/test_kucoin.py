@@ -64,6 +64,9 @@ LISTING = {
     "baseIncrement": "0.00000001",
     "priceIncrement": "0.1",
     "minFunds": "0.1",
+    "quoteMinSize": "0.2",
+    "quoteMaxSize": "99999999",
+    "priceLimitRate": "0.1",
     "makerFeeCoefficient": "1.00",
     "takerFeeCoefficient": "2.00",
 }
@@ -127,6 +130,8 @@ def test_a_listing_gives_steps_limits_dated_fees_and_room_for_what_is_left_of_ol
     assert (listed.tick_size, listed.lot_size) == (to_units("0.1"), to_units("0.00000000001"))
     assert listed.min_quantity * listed.lot_size == to_units("0.00001")
     assert (listed.min_notional, listed.maker_fee_ppm, listed.taker_fee_ppm) == (to_units("0.1"), 1000, 2000)
+    assert (listed.max_notional, listed.price_limit_ppm) == (2**63 - 1, 100_000)  # of 99,999,999
+    assert listed.max_orders == 200
     assert listed.fees_as_of
 
 
@@ -141,7 +146,7 @@ def test_an_error_reply_is_skipped_with_what_the_exchange_said() -> None:
         (b"{", "malformed frame"),
         (b"\xff", "malformed frame"),
         (raw({"type": "error", "code": 401, "data": "token is expired"}), "error frame"),
-        (frame("trade.candles.add", "/market/candles", {}), "unsupported stream"),
+        (frame("trade.candles.add", "/market/candles", {}), "candles are made from trades"),
         (frame("trade.l3match", "/market/match", MATCH | {"side": "both"}), "malformed frame"),
         (frame("trade.l3match", "/market/match", MATCH | {"price": "-100.1"}), "number off the grid"),
         (frame("trade.l3match", "/market/match", MATCH | {"price": "1e999"}), "number off the grid"),
@@ -371,7 +376,7 @@ def test_the_recorded_session_has_no_gap_and_every_book_syncs() -> None:
 
     summary = kucoin.summary(1)
     assert (summary.messages, summary.gaps, summary.crossed_books) == (3487, 0, 0)
-    assert summary.reasons == {"unsupported stream": 6}  # candles
+    assert summary.reasons == {"candles are made from trades": 6}
     assert (summary.books, summary.valid_books) == (5, 5)
     assert sum(isinstance(message, BookDelta) for message in messages) == 2874
     assert sum(isinstance(message, Quote) for message in messages) == 533

@@ -125,6 +125,7 @@ def test_the_listing_says_what_a_contract_is_and_what_it_pays() -> None:
     assert sorted(listed) == ["XBTUSDM", "XBTUSDTM"]
     assert (linear.instrument.lot_size, linear.instrument.contract) == (to_units("0.001"), "linear")
     assert (linear.instrument.maker_fee_ppm, linear.instrument.taker_fee_ppm) == (200, 600)
+    assert linear.instrument.max_orders == 100
     assert (inverse.instrument.lot_size, inverse.instrument.contract) == (to_units(1), "inverse")
     assert linear.funding == FundingUpdated(
         9,

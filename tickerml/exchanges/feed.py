@@ -71,6 +71,13 @@ def query_of(url: str, name: str) -> str:
     return (parse_qs(urlsplit(url).query).get(name) or [""])[0]
 
 
+def unsupported(stream: str) -> MalformedMessage:
+    """Return what to raise for a frame of *stream*, which is not followed; captures hold candles too."""
+    is_candle = "kline" in stream or "candle" in stream
+    reason = "candles are made from trades" if is_candle else "unsupported stream"
+    return MalformedMessage(f"{reason}: {stream[:64]}")
+
+
 # --- What was seen ----------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from tickerml.kernel import (
     NS_PER_MS,
+    PPM,
     UNIT,
     BookSnapshot,
     Instrument,
@@ -29,7 +30,7 @@ from tickerml.kernel import (
 
 from . import symbols
 from .decimals import level, off_grid
-from .feed import Feed, Market, decoded, path_of, query_of
+from .feed import Feed, Market, decoded, path_of, query_of, unsupported
 from .kucoin_sync import Change, KucoinSync, LevelUpdate
 
 # Bounds keep a corrupt number from travelling on as one that no codec can carry.
@@ -58,6 +59,9 @@ _LARGEST_LOT = UNIT // 10**8
 # The entry tier, 0.10 % either way, times a factor of the symbol's own.
 _FEE_PPM = 1000
 _FEES_AS_OF = "2026-11-22"
+
+# How many orders a classic account may have open in one symbol. Source: KuCoin API, place order.
+_MAX_ORDERS = 200
 
 
 class Envelope(msgspec.Struct, gc=False):
@@ -114,6 +118,9 @@ class _Listing(msgspec.Struct):
     min_quantity: str = msgspec.field(name="baseMinSize")
     max_quantity: str = msgspec.field(name="baseMaxSize", default="0")
     min_notional: str | None = msgspec.field(name="minFunds", default=None)
+    quote_min: str | None = msgspec.field(name="quoteMinSize", default=None)
+    quote_max: str | None = msgspec.field(name="quoteMaxSize", default=None)
+    price_limit: str | None = msgspec.field(name="priceLimitRate", default=None)
     maker_factor: str = msgspec.field(name="makerFeeCoefficient", default="1")
     taker_factor: str = msgspec.field(name="takerFeeCoefficient", default="1")
 
@@ -231,7 +238,8 @@ def parse_symbols(raw: bytes, exchange: str, ts_recv: int) -> dict[str, Instrume
     """
     Return the instruments of a reply to /api/v2/symbols, or the older v1, by the exchange's names.
 
-    Fees are the entry tier's, dated, times the symbol's factors. Raises: MalformedMessage.
+    Fees are the entry tier's, dated, times the symbol's factors. The least that an order may be worth is
+    minFunds, in the older v1 quoteMinSize; the most quoteMaxSize. Raises: MalformedMessage.
     """
     listings = decoded(_listings, data_of(raw))
     try:
@@ -253,10 +261,13 @@ def _listed(exchange: str, listing: _Listing, ts_recv: int) -> Instrument:
         lot,
         max(1, -(-to_units(listing.min_quantity) // lot)),
         min(to_units(listing.max_quantity) // lot, 2**63 - 1),  # KuCoin allows more than an int64 holds
-        to_units(listing.min_notional or "0"),
+        to_units(listing.min_notional or listing.quote_min or "0"),
         _FEE_PPM * to_units(listing.maker_factor) // UNIT,
         _FEE_PPM * to_units(listing.taker_factor) // UNIT,
         _FEES_AS_OF,
+        max_orders=_MAX_ORDERS,
+        max_notional=min(to_units(listing.quote_max or "0"), 2**63 - 1),
+        price_limit_ppm=to_units(listing.price_limit or "0") * PPM // UNIT,
     )
 
 
@@ -352,7 +363,7 @@ class KucoinFeed(Feed):
         if frame.type in _ANSWERS:
             return []
         if frame.type == "message":
-            raise MalformedMessage(f"unsupported stream: {frame.subject[:64]}")
+            raise unsupported(frame.subject)
         raise MalformedMessage(f"error frame: {raw[:200]!r}")
 
     def _unreadable(self, ts_recv: int, error: Exception, raw: bytes) -> list[Message]:
@@ -362,7 +373,7 @@ class KucoinFeed(Feed):
         if envelope is None or envelope.subject in (_MATCH, _TICKER):
             raise malformed
         if envelope.subject != _UPDATE:
-            raise MalformedMessage(f"unsupported stream: {envelope.subject[:64]}")
+            raise unsupported(envelope.subject)
         return self._unread(self._market(envelope.topic.partition(":")[2]), ts_recv, malformed)
 
     def _reply(self, ts_recv: int, url: str, raw: bytes) -> list[Message]:

@@ -40,12 +40,11 @@ from tickerml.kernel import (
 )
 
 from .decimals import level, nearest_ticks, text_of, units
-from .feed import Feed, Market, decoded, path_of, query_of
+from .feed import Feed, Market, decoded, path_of, query_of, unsupported
 from .kucoin_sync import Change, KucoinSync, LevelUpdate
 from .kucoin_wire import data_of, parse_envelope
-from .symbols import PERPETUAL
+from .symbols import INVERSE, PERPETUAL
 
-_INVERSE = "-INVERSE"
 _BTC, _XBT = "BTC", "XBT"
 _QUOTES = ("USDT", "USDC", "USD")  # as they stand in a wire, longest first
 
@@ -57,6 +56,9 @@ _PREDICTED_MS = 60_000  # granularity of a funding.rate that is a prediction
 _SIDES = {"buy": Side.BUY, "sell": Side.SELL}
 _PARTS = {"depth20": 20, "depth100": 100}
 _FEES_AS_OF = "2026-11-22"
+
+# How many limit orders a classic account may have open in one contract. Source: KuCoin API, place order.
+_MAX_ORDERS = 100
 
 
 class _Change(msgspec.Struct, gc=False):
@@ -163,7 +165,7 @@ def to_wire(symbol: str) -> str:
 
 def _named(base: str, quote: str, is_inverse: bool) -> str:
     base = _BTC if base == _XBT else base
-    return f"{base}/{quote}{PERPETUAL}" + (_INVERSE if is_inverse else "")
+    return f"{base}/{quote}{PERPETUAL}" + (INVERSE if is_inverse else "")
 
 
 class Listed(NamedTuple):
@@ -206,6 +208,7 @@ def _listed(exchange: str, contract: _Contract, ts_recv: int) -> Listed:
         round((contract.taker_fee or 0) * PPM),
         _FEES_AS_OF,
         "inverse" if contract.is_inverse else "linear",
+        max_orders=_MAX_ORDERS,
     )
     return Listed(instrument, _funding(contract, instrument, ts_recv))
 
@@ -341,7 +344,7 @@ class KucoinFuturesFeed(Feed):
 
     def _unlisted(self, wire: str) -> Instrument:
         known = super()._unlisted(wire)
-        contract = "inverse" if known.symbol.endswith(_INVERSE) else "linear"
+        contract = "inverse" if known.symbol.endswith(INVERSE) else "linear"
         return msgspec.structs.replace(known, lot_size=UNIT, contract=contract)
 
     def _sync(self, instrument: Instrument, was_whole: bool) -> KucoinSync:
@@ -352,7 +355,7 @@ class KucoinFuturesFeed(Feed):
         if envelope is None:
             return []
         if (read := self._readers.get(envelope.subject)) is None:
-            raise MalformedMessage(f"unsupported stream: {envelope.subject[:64]}")
+            raise unsupported(envelope.subject)
         market = self._market(envelope.topic.partition(":")[2])
         return self._announced(market, ts_recv, read(ts_recv, market, envelope.data))
 

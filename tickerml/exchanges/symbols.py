@@ -2,7 +2,8 @@
 Names of markets: how each exchange writes BASE/QUOTE, and the ways there and back.
 
 Ours is the base and the quote asset with a slash between, as "BTC/USD"; a perpetual future
-adds "-PERP" and one with an end its date, as "BTC/USD-20210924".
+adds "-PERP" and one with an end its date, as "BTC/USD-20210924"; where a contract is worth an
+amount of the quote asset, "-INVERSE" follows, for both may be listed of one pair.
 """
 
 from tickerml.kernel import MalformedMessage
@@ -11,6 +12,7 @@ from tickerml.kernel import MalformedMessage
 QUOTE_ASSETS = ("FDUSD", "USDT", "USDC", "BUSD", "USD", "BTC", "ETH", "BNB", "EUR", "GBP", "TRY", "BRL")
 
 PERPETUAL = "-PERP"
+INVERSE = "-INVERSE"
 
 # BNBUSD is BNB/USD, yet its longest quote asset is BUSD. (TUSD is left out of QUOTE_ASSETS for
 # the same reason: too many assets end in T.)
