@@ -42,6 +42,7 @@ from tickerml.plugins.simulate_venues import DefaultVenue, Happened, Row, Venue,
 
 DEPTHS = ("event", "100ms")
 OURS = ("risk-averse", "by-size", "log", "power:2", "power:3", "uniform")
+L3 = "l3-exact"  # which is told of single orders, event by event
 THEIRS = ("risk-averse", "log", "log2", "power:2", "power:3", "power2:3", "power3:3")
 NAIVE = ("touch", "cross")
 NAUTILUS = {"queue": (), "queue, consuming": ("--consume",), "no queue": ("--no-queue",)}
@@ -105,6 +106,18 @@ def wishes_of(shadows: Iterable[market.Shadow]) -> list[Wish]:
 def rows_of(levels: Iterable[market.Level]) -> list[Row]:
     """Return *levels* as events of a market."""
     return [Row(ts, kind, _SIDES[side], price, lots) for ts, kind, side, price, lots in levels]
+
+
+def singles_of(played: market.Market) -> list[Row]:
+    """Return the market as events in which single orders are told before the level that they make."""
+    found, lots = list[Row](), dict[int, int]()
+    for row, singles in zip(rows_of(played.rows), played.singles, strict=True):
+        for number, left in singles:
+            change = left - lots.get(number, 0)
+            found.append(Row(row.ts, "order", row.sides, row.price, change, number))
+            lots[number] = left
+        found.append(row)
+    return found
 
 
 def venue_of(profile: str, queue: str, settings: market.Settings, is_apart: bool) -> Venue:
@@ -178,12 +191,16 @@ class Apart:
 
 def compare(seed: int, given: argparse.Namespace, settings: market.Settings) -> Iterator[Score]:
     """Yield the score of each model on the market of *seed*."""
-    levels, shadows = market.generate(seed, given.events, given.orders, settings)
+    played = market.play(seed, given.events, given.orders, settings)
+    levels, shadows = played.rows, played.shadows
     true, wishes = truth_of(shadows), wishes_of(shadows)
     feeds = {"event": levels, "100ms": market.batched(levels)}
     chosen = DEPTHS if given.depth == "both" else (given.depth,)
     for depth in chosen:
         rows = rows_of(feeds[depth])
+        if depth == "event":
+            said = simulate(venue_of("default", L3, settings, given.apart), singles_of(played), wishes)
+            yield score((seed, depth, L3), len(wishes), true, said)
         for profile, queue in (*(("default", name) for name in OURS), *((name, OURS[0]) for name in NAIVE)):
             venue = venue_of(profile, queue, settings, given.apart)
             said = simulate(venue, rows, wishes)

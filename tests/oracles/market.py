@@ -133,6 +133,7 @@ class Market:
     def step(self) -> None:
         """Let one thing happen."""
         self.now += self.random.randint(1, 10 * MS)
+        self.live = [one for one in self.live if one.cancel is None or one.cancel >= self.now]
         limits, cancels, _ = self.settings.rates
         what = self.random.random() * sum(self.settings.rates)
         side = self.random.randint(0, 1)
@@ -264,9 +265,7 @@ def play(seed: int, events: int, orders: int, settings: Settings | None = None) 
             market.shadows.append(_order(market, draw, len(market.shadows)))
             market.arrive(market.shadows[-1])
         market.step()
-        for shadow in list(market.live):
-            if not shadow.leaves or (shadow.cancel is not None and shadow.cancel <= market.now):
-                market.live.remove(shadow)
+        market.live = [shadow for shadow in market.live if shadow.leaves]
     market.rows[:first] = [(START, *row[1:]) for row in market.rows[:first]]
     return market
 

@@ -112,6 +112,16 @@ def test_a_snapshot_forgets_who_is_behind_and_a_checkpoint_does_not() -> None:
     assert queue.grown(-3) == 17
 
 
+def test_a_state_from_before_there_were_single_orders_knows_of_none() -> None:
+    queue, other = Queue(20), Queue(20)
+    *before, _ = msgspec.msgpack.decode(msgspec.msgpack.encode(queue.engine.state()))
+
+    other.engine.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(before), type=EngineState))
+
+    assert other.engine.state().last_number == 0
+    assert other.ahead == queue.ahead
+
+
 def test_other_models_keep_no_list() -> None:
     queue = Queue(20, "log")
     queue.grown(5, 8)

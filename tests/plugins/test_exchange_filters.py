@@ -74,9 +74,9 @@ def test_the_reason_says_the_limits_the_average_and_the_price():
     refused = submit(exchange, 99)
 
     assert isinstance(refused, OrderRejected)
-    assert refused.reason == "a BUY must be at 0.5 to 2 times the average price, 200.0 ticks, was at 99"
+    assert refused.reason == "a BUY must be at 0.5 to 2 times the average price 2, was at 0.99"
     assert submit(exchange, 100, SELL).reason == (
-        "a SELL must be at at least 0.8 times the average price, 200.0 ticks, was at 100"
+        "a SELL must be at no less than 0.8 times the average price 2, was at 1"
     )
 
 
@@ -153,7 +153,7 @@ def test_an_engine_that_goes_on_elsewhere_has_the_same_average():
     other.restore(state)
     trade(other, 100, 7, NS_PER_S)
 
-    assert submit(other, 301).reason.startswith("a BUY must be at 0.5 to 2 times the average price, 150.0")
+    assert submit(other, 301).reason.startswith("a BUY must be at 0.5 to 2 times the average price 1.5, ")
 
 
 def test_without_a_rule_nothing_is_kept_and_nothing_refused():
@@ -162,6 +162,73 @@ def test_without_a_rule_nothing_is_kept_and_nothing_refused():
 
     assert takes(exchange, 1)
     assert exchange.state().average == AveragePrice()
+
+
+# --- How far an order trades ------------------------------------------------------------------------
+
+#: No order may trade further than 10 % from the best price of the other side.
+LIMITED = msgspec.structs.replace(instrument(), price_limit_ppm=100_000)
+LADDER = ([(1000, 5), (950, 5), (899, 9)], [(1200, 5), (1300, 5), (1320, 5), (1400, 9)])
+
+
+def ladder(rules=LIMITED, **how):
+    built = MatchingEngine("test", "BTC/USDT", **how)
+    built.instrument = rules
+    built.on_book_snapshot(MARKET.book(NS_PER_S, *LADDER), NS_PER_S)
+    return built
+
+
+def reason_of(exchange, side, price, quantity, kind=OrderType.LIMIT, tif=TimeInForce.GTC):
+    head = (2 * NS_PER_S, "o", "s", "paper", "test", "BTC/USDT", side, kind, tif)
+    events = exchange.submit(OrderSubmitted(*head, price, quantity, 2200), 2 * NS_PER_S)
+    return events[0].reason if isinstance(events[0], OrderRejected) else ""
+
+
+@pytest.mark.parametrize(
+    ("side", "price", "quantity", "is_taken"),
+    [
+        (BUY, 1400, 15, True),  # what it needs is displayed up to 13.2, which is 10 % from 12
+        (BUY, 1400, 16, False),
+        (BUY, 1399, 16, True),  # nothing is displayed between 13.2 and its limit: the rest waits
+        (BUY, 5000, 1, True),
+        (BUY, 100, 999, True),
+        (SELL, 899, 10, True),
+        (SELL, 899, 11, False),
+        (SELL, 900, 11, True),
+        (SELL, 9000, 999, True),
+    ],
+)
+def test_a_limit_order_may_not_trade_further_from_the_best_price_than_the_exchange_says(
+    side, price, quantity, is_taken
+):
+    assert (reason_of(ladder(), side, price, quantity) == "") is is_taken
+    assert reason_of(ladder(instrument()), side, price, quantity) == ""
+
+
+def test_the_reason_says_how_far_that_is_and_from_what():
+    assert reason_of(ladder(), BUY, 1400, 16) == (
+        "an order may not trade further than 10.00% from the other side's best price 12, which is 13.2; "
+        "at 14 this one would"
+    )
+
+
+def test_a_market_order_stops_at_the_nearer_of_the_exchanges_limit_and_ours():
+    for protection_bps, last in ((5000, "13.2"), (500, "12.6")):
+        exchange = ladder(protection_bps=protection_bps)
+        order = OrderSubmitted(
+            1, "o", "s", "a", "test", "BTC/USDT", BUY, OrderType.MARKET, TimeInForce.IOC, 0, 99, 1
+        )
+
+        events = exchange.submit(order, 2 * NS_PER_S)
+
+        assert events[-1].reason == f"market: no more was displayed within {last}"
+
+
+def test_an_order_may_be_worth_as_much_as_the_exchange_takes_and_no_more():
+    rules = msgspec.structs.replace(instrument(), max_notional=instrument().notional(100, 7))
+
+    assert reason_of(engine(rules), BUY, 100, 7) == ""
+    assert reason_of(engine(rules), BUY, 100, 8) == "notional must be at most 0.00007 USDT, was 0.00008"
 
 
 # --- A crowd ----------------------------------------------------------------------------------------

@@ -163,11 +163,11 @@ def test_refuses_what_breaks_the_rules_of_the_instrument_and_says_which() -> Non
     rules = msgspec.structs.replace(instrument(min_notional="0.00004"), min_quantity=2, max_quantity=50)
     exchange = Exchange(rules=rules)
 
-    assert refusal(exchange.submit(BUY, 1, 99)) == "quantity must be at least 2 lots, was 1"
-    assert refusal(exchange.submit(BUY, 51, 99)) == "quantity must be at most 50 lots, was 51"
-    assert refusal(exchange.submit(BUY, 3, -5)) == "a limit order needs a price above 0, was -5"
-    assert "notional must be at least 40000000 units, was 29700000" in refusal(exchange.submit(BUY, 3, 99))
-    assert "notional must be at least 40000000 units, was 30300000" in refusal(exchange.submit(BUY, 3))
+    assert refusal(exchange.submit(BUY, 1, 99)) == "quantity must be at least 0.00002, was 0.00001"
+    assert refusal(exchange.submit(BUY, 51, 99)) == "quantity must be at most 0.0005, was 0.00051"
+    assert refusal(exchange.submit(BUY, 3, -5)) == "a limit order needs a price above 0, was -0.05"
+    assert "notional must be at least 0.00004 USDT, was 0.0000297" in refusal(exchange.submit(BUY, 3, 99))
+    assert "notional must be at least 0.00004 USDT, was 0.0000303" in refusal(exchange.submit(BUY, 3))
     assert kinds(exchange.submit(BUY, 5, 99)) == ["OrderAccepted"]
 
 
@@ -194,7 +194,7 @@ def test_refuses_to_rest_an_order_in_a_sampled_book_and_lets_it_take() -> None:
 def test_refuses_a_post_only_that_would_take() -> None:
     exchange = Exchange()
 
-    assert "the other side's best was 101" in refusal(exchange.submit(BUY, 1, 101, POST_ONLY))
+    assert "the other side's best was 1.01" in refusal(exchange.submit(BUY, 1, 101, POST_ONLY))
     assert "cannot be post-only" in refusal(exchange.submit(BUY, 1, tif=POST_ONLY))
     assert kinds(exchange.submit(BUY, 1, 100, POST_ONLY)) == ["OrderAccepted"]
     assert "would take our own order 3" in refusal(exchange.submit(SELL, 1, 100, POST_ONLY))
@@ -239,7 +239,7 @@ def test_what_an_immediate_or_cancel_leaves_expires() -> None:
 
     assert fills(events) == [(99, 10)]
     assert isinstance(events[-1], OrderExpired)
-    assert events[-1].leaves == 5
+    assert (events[-1].leaves, events[-1].reason) == (5, "ioc: no more was displayed within 0.99")
 
 
 def test_a_fill_or_kill_takes_all_or_nothing() -> None:
@@ -258,6 +258,7 @@ def test_a_market_order_stops_one_percent_from_the_best() -> None:
     assert fills(bought) == [(10_050, 5), (10_150, 5)]  # up to 10150.5
     assert fills(sold) == [(9_950, 5), (9_851, 5)]  # down to 9850.5
     assert kinds(bought)[-1] == kinds(sold)[-1] == "OrderExpired"
+    assert bought[-1].reason == "market: no more was displayed within 101.5"
 
 
 def test_the_same_size_cannot_be_taken_twice_until_it_is_forgotten() -> None:
@@ -472,6 +473,20 @@ def test_the_level_a_taker_emptied_is_not_new_when_our_consumption_of_it_fades()
     assert fills(exchange.ask(101, 10)) == []
 
 
+@pytest.mark.parametrize(("side", "price", "aggressor"), [(BUY, 99, SELL), (SELL, 101, BUY)])
+def test_a_maker_is_told_what_its_level_still_displays(side: Side, price: int, aggressor: Side) -> None:
+    exchange = Exchange([(99, 20)], [(101, 20)])
+    exchange.submit(side, 5, price)
+    exchange.bid(99, 50)
+    exchange.ask(101, 60)
+
+    filled = exchange.trade(price, 22, aggressor)[-1]
+
+    assert isinstance(filled, OrderFilled)
+    assert (filled.quantity, filled.is_swept) == (2, False)
+    assert filled.depth_left == (28 if side is BUY else 38)
+
+
 def test_new_sellers_give_no_more_than_is_displayed_less_what_we_took() -> None:
     exchange = Exchange()
     exchange.submit(BUY, 15, 101)
@@ -621,6 +636,7 @@ def test_a_replacement_by_what_is_filled_ends_the_order() -> None:
     (event,) = exchange.replace("1", 99, 2)
 
     assert (type(event), event.leaves, exchange.engine.orders) == (OrderCanceled, 6, {})
+    assert event.reason == "replaced by 0.00002, of which 0.00002 is filled"
 
 
 def test_a_replacement_that_the_exchange_refuses_changes_nothing() -> None:
@@ -746,7 +762,7 @@ def test_more_leaving_than_stood_behind_us_left_from_ahead() -> None:
 
 @pytest.mark.parametrize("name", ["", "fifo", "power:", "power:0", "power:x"])
 def test_refuses_a_queue_model_that_does_not_exist(name: str) -> None:
-    with pytest.raises(ValueError, match="risk-averse, log, uniform, by-size or power:n"):
+    with pytest.raises(ValueError, match="risk-averse, log, uniform, by-size, l3-exact or power:n"):
         queue_model(name)
 
 

@@ -18,6 +18,7 @@ from tickerml.kernel import (
     ChecksumFailed,
     FeedLost,
     HaltTrading,
+    Instrument,
     Liquidity,
     MarkoutMeasured,
     Message,
@@ -759,7 +760,7 @@ def test_offers_one_simulator_that_says_only_what_a_simulator_may() -> None:
     spec = spec_of(sim_fifo)
 
     assert spec.id == PLUGIN
-    assert spec.publishes == (*ORDER_EVENTS, MarkoutMeasured, TournamentMeasured)
+    assert spec.publishes == (*ORDER_EVENTS, MarkoutMeasured, TournamentMeasured, Instrument)
 
 
 def test_a_state_of_version_2_is_taken_with_its_open_orders() -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from tickerml.kernel import ConfigError, OrderType, Side, TimeInForce
 from tickerml.plugins import simulate as plugin
 from tickerml.plugins.queue_models import queue_model
-from tickerml.plugins.simulate_files import EVENTS, ORDERS, Grid, decimal_of
+from tickerml.plugins.simulate_files import EVENTS, NUMBERED, ORDERS, Grid, decimal_of
 from tickerml.plugins.simulate_run import run as play
 from tickerml.plugins.simulate_venues import PROFILES, Row, Wish, open_venue
 
@@ -26,13 +26,15 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, events: list[str], orders: list[str]) -> None:
-        (self.folder / "e.csv").write_text("\n".join([",".join(EVENTS), *events, ""]))
+    def write(self, events: list[str], orders: list[str], header: tuple[str, ...]) -> None:
+        (self.folder / "e.csv").write_text("\n".join([",".join(header), *events, ""]))
         (self.folder / "o.csv").write_text("\n".join([",".join(ORDERS), *orders, ""]))
 
-    def run(self, events: list[str], orders: list[str], *options: str) -> tuple[list[str], list[str]]:
+    def run(
+        self, events: list[str], orders: list[str], *options: str, header: tuple[str, ...] = EVENTS
+    ) -> tuple[list[str], list[str]]:
         """Return the lines of fills and of status without their headers."""
-        self.write(events, orders)
+        self.write(events, orders, header)
         app = typer.Typer()
         plugin.tickerml_commands(app)
         words = ["--events", "e.csv", "--orders", "o.csv", "--out", "f.csv", "--status", "s.csv"]
@@ -42,10 +44,12 @@ class Desk:
         assert result.exit_code == 0, result.output
         return tuple((self.folder / name).read_text().splitlines()[1:] for name in ("f.csv", "s.csv"))  # type: ignore[return-value]
 
-    def refusal(self, events: list[str], orders: list[str], *options: str) -> str:
+    def refusal(
+        self, events: list[str], orders: list[str], *options: str, header: tuple[str, ...] = EVENTS
+    ) -> str:
         """Return why the command refuses its input."""
         with pytest.raises(ConfigError) as error:
-            self.run(events, orders, *options)
+            self.run(events, orders, *options, header=header)
         assert not (self.folder / "f.csv").exists()
         return str(error.value)
 
@@ -87,6 +91,30 @@ def test_the_market_comes_first_at_equal_times_and_orders_before_cancels(desk: D
 
     assert fills[0].startswith("a,1,25,32,99,4,maker")
     assert status == ["late,expired,0,1,15", "a,canceled,4,5,25", "b,open,0,1,25"]
+
+
+def test_single_orders_say_who_left_the_queue(desk: Desk) -> None:
+    behind = [*BOOK, "1,1,order,bid,99,10,1", "20,20,order,bid,99,4,2", "20,20,depth,bid,99,14,"]
+    leaves = ["30,30,order,bid,99,-6,1", "30,30,depth,bid,99,8,", "40,40,trade,sell,99,5,"]
+    lines = [line if line.count(",") == 6 else f"{line}," for line in behind + leaves]
+
+    exact, _ = desk.run(lines, [buy("a", 2, "99", "3")], "--queue", "l3-exact", header=NUMBERED)
+    guessed, _ = desk.run(lines, [buy("a", 2, "99", "3")], header=NUMBERED)
+
+    assert [line.split(",")[5] for line in exact] == ["1"]
+    assert guessed == []
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("1,1,order,bid,99,1,", "row 1, order: must be a number from 0 within 64 bits, was ''"),
+        ("1,1,order,buy,99,1,1", "row 1, side: must be one of bid, ask, was 'buy'"),
+        ("1,1,single,bid,99,1,1", "row 1, kind: must be one of depth, trade, clear, order, was 'single'"),
+    ],
+)
+def test_refuses_single_orders_that_break_a_rule(desk: Desk, row: str, why: str) -> None:
+    assert why in desk.refusal([row], [], header=NUMBERED)
 
 
 def test_rows_of_one_time_are_one_book_and_a_clear_starts_it_anew(desk: Desk) -> None:

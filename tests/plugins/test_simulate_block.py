@@ -28,7 +28,10 @@ def market(draw: Random, count: int) -> list[Row]:
         price = 100 + (2 * side - 1) * draw.randint(-1, 6)
         if chance < 0.03:
             events.append(Row(ts, "clear", draw.choice(((0,), (1,), (0, 1))), 0, 0))
-        elif chance < 0.25:
+        elif chance < 0.1:
+            lots = draw.randint(-30, 30)
+            events.append(Row(ts, "order", (side,), price, lots, draw.randint(1, 2 * len(events))))
+        elif chance < 0.3:
             events.append(Row(ts, "trade", (side,), price, draw.randint(1, 20)))
         else:
             events.append(Row(ts, "depth", (side,), price, draw.choice((0, draw.randint(1, 60)))))
@@ -61,14 +64,14 @@ def told(result: tuple[list[Filled], list[End]]) -> tuple[list[Filled], list[End
 @given(
     seed=st.integers(0, 10**9),
     profile=st.sampled_from(sorted(PROFILES)),
-    queue=st.sampled_from(["risk-averse", "log", "power:3", "uniform"]),
+    queue=st.sampled_from(["risk-averse", "log", "power:3", "uniform", "l3-exact"]),
 )
 def test_one_call_does_what_an_event_at_a_time_does(seed: int, profile: str, queue: str) -> None:
     draw = Random(seed)
     events, wishes = market(draw, 150), orders(draw, 25, 600)
     venue = open_venue(profile, queue_model(queue), RULES, LOT)
 
-    block = run_block(profile, queue_model(queue), LOT, events, wishes, 7, False)
+    block = run_block(profile, queue_model(queue), RULES, LOT, events, wishes, 7, False)
 
     assert block == told(run(venue, events, wishes, 7))
 
@@ -77,7 +80,7 @@ def test_the_markets_of_these_tests_have_every_end_and_reason() -> None:
     draw = Random(3)
     events, wishes = market(draw, 2_000), orders(draw, 400, 8_000)
 
-    fills, ends = run_block("default", queue_model("log"), LOT, events, wishes, 7, False)
+    fills, ends = run_block("default", queue_model("log"), RULES, LOT, events, wishes, 7, False)
 
     assert len(fills) > 50
     assert {end.status for end in ends} == {"filled", "open", "canceled", "expired", "rejected"}
@@ -149,14 +152,16 @@ def test_numbers_that_would_not_fit_are_not_compiled() -> None:
 @given(
     seed=st.integers(0, 10**9),
     profile=st.sampled_from(sorted(PROFILES)),
-    queue=st.sampled_from(["risk-averse", "log", "power:3", "uniform"]),
+    queue=st.sampled_from(["risk-averse", "log", "power:3", "uniform", "l3-exact"]),
 )
 def test_compiled_and_interpreted_do_the_same(seed: int, profile: str, queue: str) -> None:
     pytest.importorskip("numba")
     draw = Random(seed)
     events, wishes = market(draw, 200), orders(draw, 40, 700)
 
-    found = [run_block(profile, queue_model(queue), LOT, events, wishes, 7, fast) for fast in (True, False)]
+    found = [
+        run_block(profile, queue_model(queue), RULES, LOT, events, wishes, 7, fast) for fast in (True, False)
+    ]
 
     assert found[0] == found[1]
 

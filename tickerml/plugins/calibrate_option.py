@@ -15,7 +15,7 @@ class CalibratedQueue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     too short. A position is a fraction of the queue that there was at first.
     """
 
-    model: Annotated[str, msgspec.Meta(description="risk-averse, log, power:n, uniform or by-size")]
+    model: Annotated[str, msgspec.Meta(description="risk-averse, log, power:n, uniform, by-size or l3-exact")]
     version: Annotated[str, msgspec.Meta(description="the day of the data and the start of its hash")] = ""
     source: Annotated[str, msgspec.Meta(description="where the data is from")] = ""
     data_from: Annotated[str, msgspec.Meta(description="when the data begins, UTC")] = ""

@@ -26,7 +26,8 @@ from .core_book import (
     traded_at,
 )
 from .core_orders import admit, cancel_by, fill, fill_resting, rest, tell
-from .core_queue import BY_SIZE, RISK_AVERSE, ahead_after
+from .core_queue import BY_SIZE, L3_EXACT, RISK_AVERSE, ahead_after
+from .core_singles import is_news, print_ahead
 from .core_sizes import ahead_by_size, pass_by
 from .core_state import (
     ACCEPTED,
@@ -43,6 +44,7 @@ from .core_state import (
     DECREMENTED,
     EVENTS,
     FILLS,
+    LAST_NUMBER,
     LEAVES,
     LEVELS,
     MARKS,
@@ -56,6 +58,7 @@ from .core_state import (
     POWER,
     PREVIOUS,
     PRICE,
+    PRINTED_AHEAD,
     RESYNCING,
     SELF_TRADE,
     SIDE,
@@ -100,7 +103,7 @@ def rebuild(
         for i in range(head[OWN + side]):
             row = core.own_slots[side][i] * ORDER
             orders[row + PREVIOUS] = size_of(core, side, -core.own_keys[side][i])
-            orders[row + BEHIND_COUNT] = 0
+            orders[row + BEHIND_COUNT] = orders[row + PRINTED_AHEAD] = 0
         if emptied >> side & 1:
             clear_side(core, side)
     load(core, BID, bids, bid_count)
@@ -132,9 +135,9 @@ def on_delta(
     head[EVENTS] = 0
     if head[STATE] == RESYNCING:
         return 0
-    ours = change(core, BID, bids, bid_count, at) if bid_count else 0
-    if ask_count:
-        ours += change(core, ASK, asks, ask_count, at)
+    ours = 0
+    for side in range(0 if bid_count else 1, 2 if ask_count else 1):
+        ours += change(core, side, asks if side else bids, ask_count if side else bid_count, at)
     head[STATE], head[TS_EVENT] = VALID, ts_event
     if head[OWN] == 0 and head[OWN + 1] == 0:
         return 0
@@ -150,7 +153,7 @@ def change(core: Core, side: int, rows: Column, count: int, at: int) -> int:
     deepest = (keys[n - SIZE_DEPTH] if n > SIZE_DEPTH else keys[0]) if n else 0
     # The keys between our worst order and our best: none where there is none.
     worst, best = (-own[head[OWN + side] - 1], -own[0]) if head[OWN + side] else (0, NO_KEY)
-    has_marks = head[MARKS + side] > 0
+    marked = core.mark_keys[side][0] if head[MARKS + side] else -NO_KEY  # the worst of them
     sign = 1 - 2 * side
     for j in range(0, count, 2):
         key, size = sign * rows[j], rows[j + 1]
@@ -159,7 +162,7 @@ def change(core: Core, side: int, rows: Column, count: int, at: int) -> int:
             learn_size(core, size - previous, at)
         if worst <= key <= best:
             ours += note(core, side, key, previous, size)
-        if has_marks:
+        if key >= marked:
             republish(core, side, key, size)
     return ours
 
@@ -181,12 +184,13 @@ def note(core: Core, side: int, key: int, previous: int, size: int) -> int:
 def requeue(core: Core, model: int) -> None:
     """Let *model* say what the changes of their levels did to our orders."""
     orders, unit = core.orders, order_size(core)
+    is_known = model == L3_EXACT and core.head[LAST_NUMBER] > 0  # by the single orders, see core_singles
     for side in range(2):
         for i in range(core.head[OWN + side]):
             row = core.own_slots[side][i] * ORDER
             previous, new = orders[row + PREVIOUS], orders[row + NOW]
             orders[row + PREVIOUS] = -1
-            if previous < 0 or new == previous:
+            if previous < 0 or new == previous or is_known:
                 continue
             ahead = orders[row + BEFORE] = orders[row + AHEAD]
             behind, traded = max(0, previous - ahead), orders[row + TRADED]
@@ -228,12 +232,15 @@ def share_print(core: Core, side: int, key: int, quantity: int, is_late: bool, p
             i += 1
             continue
         if own[i] == key:
-            start = orders[row + BEFORE] if is_late else orders[row + AHEAD]
+            ahead = orders[row + AHEAD]
+            start = orders[row + BEFORE] if is_late and not is_news(core, row, printed) else ahead
             orders[row + BEFORE] = max(0, orders[row + BEFORE] - quantity)
-            orders[row + AHEAD] = min(orders[row + AHEAD], max(0, start - quantity))
+            orders[row + AHEAD] = min(ahead, max(0, start - quantity))
             reached = max(0, quantity - start)
             if core.head[MODEL] == BY_SIZE:
                 pass_by(core, row, reached)
+            elif core.head[MODEL] == L3_EXACT:
+                print_ahead(core, row, ahead - orders[row + AHEAD], printed)
         else:
             orders[row + AHEAD] = orders[row + BEFORE] = 0
             reached = quantity

@@ -30,6 +30,7 @@ from .core_state import (
     FILLED,
     FILLS,
     FRONT,
+    LAST_NUMBER,
     LEAVES,
     NEXT_FREE,
     NOBODY,
@@ -41,10 +42,12 @@ from .core_state import (
     PREVIOUS,
     PRICE,
     PRINTED,
+    PRINTED_AHEAD,
     QUEUE,
     SIDE,
     START,
     START_ORDERS,
+    TICKET,
     Core,
 )
 
@@ -64,6 +67,7 @@ def admit(
     orders[row + START_ORDERS] = orders_in(core, ahead)
     orders[row + ACCEPTED], orders[row + FILLS], orders[row + ACCOUNT] = at, 0, account
     orders[row + PREVIOUS], orders[row + BEHIND_COUNT] = -1, 0
+    orders[row + TICKET], orders[row + PRINTED_AHEAD] = head[LAST_NUMBER], 0
     core.queue[slot * QUEUE + FRONT] = core.queue[slot * QUEUE + PRINTED] = 0.0
     return slot
 

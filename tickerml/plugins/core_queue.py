@@ -6,7 +6,7 @@ See queue_models, which names them. Every function may be compiled: see core_sta
 
 import math
 
-RISK_AVERSE, LOG, POWER_N, BY_SIZE = range(4)
+RISK_AVERSE, LOG, POWER_N, BY_SIZE, L3_EXACT = range(5)
 
 
 def ahead_after(
@@ -21,7 +21,7 @@ def ahead_after(
         unit: lots in an average order.
     """
     left = previous - new - traded
-    if model == RISK_AVERSE or left <= 0 or ahead == 0:
+    if model in (RISK_AVERSE, L3_EXACT) or left <= 0 or ahead == 0:
         return min(ahead, new)
     weight_behind, weight_ahead = weigh(model, power, behind / unit), weigh(model, power, ahead / unit)
     p = weight_behind / (weight_behind + weight_ahead)

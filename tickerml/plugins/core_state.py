@@ -50,7 +50,8 @@ SELF_TRADE = 20
 PROFILE = 21
 LOT_NUMERATOR = 22  # of the lot as a fraction, for models that count in base units
 LOT_DENOMINATOR = 23
-HEAD = 24
+LAST_NUMBER = 24  # of a single order of the market that came, 0 while the feed tells of none
+HEAD = 25
 
 VALID, STALE, RESYNCING = range(3)
 DEFAULT, HFTBACKTEST, TOUCH, CROSS = range(4)
@@ -72,8 +73,12 @@ ACCOUNT = 10
 PREVIOUS = 11  # its level before a message, -1 for untouched; NOW after it
 NOW = 12
 TRADED = 13  # printed there since it was published
-BEHIND_COUNT = 14  # of the orders known behind it, see core_sizes
-BEHIND = 15  # their lots, the first in line first
+TICKET = 14  # the last single order of the market that came before it, see core_singles
+PRINTED_AHEAD = 15  # lots taken off AHEAD by prints, which the single orders have not shown yet
+PRINTED_AT = 16  # when, ns
+CHANGED_AT = 17  # when AHEAD changed by single orders, ns
+BEHIND_COUNT = 18  # of the orders known behind it, see core_sizes
+BEHIND = 19  # their lots, the first in line first
 BEHIND_MOST = 32
 ORDER = BEHIND + BEHIND_MOST
 

@@ -29,7 +29,7 @@ time, order events out with ts_recv = ts_event. Whoever owns the engine says whe
 become known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -37,6 +37,7 @@ import msgspec
 from tickerml.kernel import (
     PPM,
     BookDelta,
+    BookOrders,
     BookSnapshot,
     BookState,
     Instrument,
@@ -56,9 +57,10 @@ from tickerml.kernel import (
     pack_levels,
 )
 
-from . import core_book, core_match, core_orders, core_sizes
+from . import core_book, core_match, core_orders, core_singles, core_sizes
 from . import core_state as cs
-from .exchange_filters import AveragePrice, crowd_refusal
+from . import exchange_filters as filters
+from .exchange_filters import AveragePrice
 from .queue_models import OrderSize, QueueChoice
 
 OrderEvent: TypeAlias = (
@@ -66,7 +68,6 @@ OrderEvent: TypeAlias = (
 )
 SelfTrade: TypeAlias = Literal["none", "cancel_newest", "cancel_oldest", "cancel_both", "decrement"]
 
-_BPS = 10_000
 _STATES = (BookState.VALID, BookState.STALE, BookState.RESYNCING)
 _SELF_TRADE: dict[str, int] = {
     "none": cs.STP_NONE,
@@ -77,18 +78,13 @@ _SELF_TRADE: dict[str, int] = {
 }
 
 
-def exchange_time(message: BookSnapshot | BookDelta | Trade) -> int:
+def exchange_time(message: BookSnapshot | BookDelta | BookOrders | Trade) -> int:
     """
     Return when *message* happened by the exchange's clock on our axis, ns UTC.
 
     No message can be older than now: a clock that runs ahead of ours counts as no latency.
     """
     return min(message.ts_event or message.ts_recv, message.ts_recv)
-
-
-def _can_rest(order: OrderSubmitted) -> bool:
-    terms = (TimeInForce.GTC, TimeInForce.POST_ONLY)
-    return order.order_type is OrderType.LIMIT and order.time_in_force in terms
 
 
 def _rows(packed: bytes) -> list[int]:
@@ -108,6 +104,10 @@ class WorkingOrder(msgspec.Struct, frozen=True):
     fills: int = 0
     entry_ns: int = 0
     behind: list[int] = []  # orders known behind it, the first in line first; see core_sizes
+    ticket: int = 0  # this and the next three: see core_singles
+    printed_ahead: int = 0
+    printed_ns: int = 0
+    changed_ns: int = 0
 
 
 class _Consumed(msgspec.Struct, array_like=True):
@@ -132,6 +132,7 @@ class EngineState(msgspec.Struct, frozen=True, array_like=True):
     asks: _SideState
     standing: dict[int, int]  # by price, negated for asks
     average: AveragePrice = msgspec.field(default_factory=AveragePrice)
+    last_number: int = 0  # of the market's single orders
 
 
 class _Known(msgspec.Struct, gc=False):
@@ -169,6 +170,8 @@ class MatchingEngine:
             reprice: a post-only order that would take is put one tick behind instead of refused.
         """
         self.instrument: Instrument | None = None
+        # The (maker, taker) fees of an account's order by when it was accepted, where accounts differ.
+        self.fees: Callable[[str, int], tuple[int, int]] | None = None
         self.exchange = exchange
         self.symbol = symbol
         chosen = queue or QueueChoice()
@@ -205,6 +208,11 @@ class MatchingEngine:
             self._seq, self._ts_recv = delta.seq, delta.ts_recv
         count = core_match.on_delta(self.core, bids, len(bids), asks, len(asks), delta.ts_event, at)
         return self._events(at) if count else ()
+
+    def on_book_orders(self, told: BookOrders) -> None:
+        """Take in which single orders came and left: the queue model l3-exact moves ours by them."""
+        singles = _rows(told.orders)
+        core_singles.on_orders(self.core, singles, len(singles), exchange_time(told))
 
     def on_trade(self, trade: Trade, at: int) -> Sequence[OrderEvent]:
         """Let a print eat the side it hit, and our orders in it."""
@@ -260,9 +268,10 @@ class MatchingEngine:
         filled = old.quantity - orders[row + cs.LEAVES]
         new = msgspec.structs.replace(old, price=price, quantity=quantity)
         if quantity <= filled:
-            return [self._canceled(number, f"replaced by {quantity} lots, of which {filled} are filled", at)]
+            asked, done = (self.listed.quantity_text(lots) for lots in (quantity, filled))
+            return [self._canceled(number, f"replaced by {asked}, of which {done} is filled", at)]
         if price == old.price and quantity < old.quantity:
-            if reason := self._size_refusal(new, price):
+            if reason := filters.size_refusal(self.listed, new, price):
                 return [self._replaced(number, at, reason)]
             known.submitted, orders[row + cs.LEAVES] = new, quantity - filled
             return [self._replaced(number, at)]
@@ -305,7 +314,7 @@ class MatchingEngine:
             self._limit_of(order),
             order.quantity - filled,
             self._accounts.setdefault(order.account, len(self._accounts)),
-            _can_rest(order),
+            filters.can_rest(order),
             order.time_in_force is TimeInForce.FOK,
             fills,
             at,
@@ -320,7 +329,8 @@ class MatchingEngine:
         core_orders.remove(self.core, known.slot)
         self._forget(self._numbers[order.order_id])
         terms = order.order_type if order.order_type is OrderType.MARKET else order.time_in_force
-        reason = f"{terms}: no more was displayed within {self._limit_of(order)}"
+        limit = self.listed.price_text(self._limit_of(order))
+        reason = f"{terms}: no more was displayed within {limit}"
         return [OrderExpired(at, at, order.order_id, order.exchange, order.symbol, leaves, reason)]
 
     def _repriced(self, order: OrderSubmitted) -> OrderSubmitted:
@@ -333,50 +343,31 @@ class MatchingEngine:
         return msgspec.structs.replace(order, price=best - order.side)
 
     def _refusal(self, order: OrderSubmitted, at: int) -> str:
-        rules = self.instrument
-        if rules is None:
-            return f"{order.exchange} has not listed {order.symbol}"
-        if rules.contract not in ("", "linear"):
-            return f"only spot and linear contracts are simulated, and {order.symbol} is {rules.contract}"
-        if rules.is_sampled and _can_rest(order):
-            return "a sampled book shows no queue to rest in: only IOC, FOK and MARKET orders are simulated"
+        if reason := filters.listing_refusal(self.instrument, order):
+            return reason
         if not core_book.is_trusted(self.core):
-            state = _STATES[self._head[cs.STATE]]
-            doubt = state if state is not BookState.VALID else "crossed or one-sided"
-            return f"nothing is matched on a book in doubt, and this one was {doubt}"
-        best = self._best_opposite(order)
-        if reason := self._size_refusal(order, best if order.order_type is OrderType.MARKET else order.price):
+            return filters.doubt_refusal(_STATES[self._head[cs.STATE]])
+        rules, best = self.listed, self._best_opposite(order)
+        price = best if order.order_type is OrderType.MARKET else order.price
+        if reason := filters.size_refusal(rules, order, price):
             return reason
         mid2 = sum(core_book.best_price(self.core, side) for side in (cs.BID, cs.ASK))
-        if reason := self._average.refusal(rules, order, at, mid2):
+        average = self._average.refusal(rules, order, at, mid2)
+        if reason := average or filters.depth_refusal(self.core, rules, order):
             return reason
         if order.time_in_force is TimeInForce.POST_ONLY:
             return self._post_only_refusal(order, best)
         return ""
 
     def _crowd_refusal(self, order: OrderSubmitted) -> str:
-        assert self.instrument is not None  # no order is admitted without
         open_ones = sum(each.submitted.account == order.account for each in self._orders.values())
-        return crowd_refusal(self.instrument, open_ones)
-
-    def _size_refusal(self, order: OrderSubmitted, price: int) -> str:
-        rules = self.instrument
-        assert rules is not None  # no order is admitted without
-        if order.quantity < rules.min_quantity:
-            return f"quantity must be at least {rules.min_quantity} lots, was {order.quantity}"
-        if 0 < rules.max_quantity < order.quantity:
-            return f"quantity must be at most {rules.max_quantity} lots, was {order.quantity}"
-        if price <= 0:
-            return f"a limit order needs a price above 0, was {price}"
-        if (notional := rules.notional(price, order.quantity)) < rules.min_notional:
-            return f"notional must be at least {rules.min_notional} units, was {notional}"
-        return ""
+        return filters.crowd_refusal(self.listed, open_ones)
 
     def _post_only_refusal(self, order: OrderSubmitted, best: int) -> str:
         if order.order_type is OrderType.MARKET:
             return "a market order takes, so it cannot be post-only"
         if order.side * (order.price - best) >= 0:
-            return f"post-only at {order.price} would take: the other side's best was {best}"
+            return filters.post_only_refusal(self.listed, order.price, best)
         side = cs.BID if order.side is Side.BUY else cs.ASK
         account = self._accounts.get(order.account, -1)
         key = core_book.key_of(1 - side, order.price)
@@ -384,8 +375,14 @@ class MatchingEngine:
         if own != cs.NOBODY:
             number = self.core.orders[own * cs.ORDER + cs.NUMBER]
             other = self._orders[number].submitted.order_id
-            return f"post-only at {order.price} would take our own order {other}"
+            return filters.own_refusal(self.listed, order.price, other)
         return ""
+
+    @property
+    def listed(self) -> Instrument:
+        """The instrument, which is there wherever an order was admitted."""
+        assert self.instrument is not None  # no order is admitted without
+        return self.instrument
 
     def _best_opposite(self, order: OrderSubmitted) -> int:
         return core_book.best_price(self.core, cs.ASK if order.side is Side.BUY else cs.BID)
@@ -393,10 +390,7 @@ class MatchingEngine:
     def _limit_of(self, order: OrderSubmitted) -> int:
         if order.order_type is OrderType.LIMIT:
             return order.price
-        best = self._best_opposite(order)
-        if order.side is Side.BUY:
-            return best * (_BPS + self._protection_bps) // _BPS
-        return -(-best * (_BPS - self._protection_bps) // _BPS)
+        return filters.market_limit(self.listed, order.side, self._best_opposite(order), self._protection_bps)
 
     # --- What follows -----------------------------------------------------------------------------
 
@@ -418,11 +412,12 @@ class MatchingEngine:
 
     def _filled(self, row: list[int], at: int) -> OrderFilled:
         price, quantity = row[cs.E_PRICE], row[cs.E_QUANTITY]
-        known, rules = self._orders[row[cs.E_NUMBER]], self.instrument
-        assert rules is not None  # no order is admitted without
+        known, rules = self._orders[row[cs.E_NUMBER]], self.listed
         submitted = known.submitted
         is_maker = bool(row[cs.E_MAKER])
-        ppm = rules.maker_fee_ppm if is_maker else rules.taker_fee_ppm
+        maker, taker = rules.maker_fee_ppm, rules.taker_fee_ppm
+        if self.fees:
+            maker, taker = self.fees(submitted.account, row[cs.E_ACCEPTED])
         return OrderFilled(
             at,
             at,
@@ -437,7 +432,7 @@ class MatchingEngine:
             quantity,
             row[cs.E_LEAVES],
             Liquidity.MAKER if is_maker else Liquidity.TAKER,
-            -(-rules.notional(price, quantity) * ppm // PPM),
+            -(-rules.notional(price, quantity) * (maker if is_maker else taker) // PPM),
             # Every exchange is made to charge in quote, though Binance takes it in the asset received.
             rules.quote,
             row[cs.E_START] if is_maker else 0,
@@ -516,6 +511,7 @@ class MatchingEngine:
             self._side_state(cs.ASK),
             self._standing(),
             self._average,
+            head[cs.LAST_NUMBER],
         )
 
     def restore(self, state: EngineState) -> None:
@@ -525,6 +521,7 @@ class MatchingEngine:
         self._head[cs.STATE] = _STATES.index(state.book_state)
         sizes = (state.sizes.total, state.sizes.count, state.sizes.step)
         self._head[cs.SIZE_TOTAL : cs.SIZE_STEP + 1] = sizes
+        self._head[cs.LAST_NUMBER] = state.last_number
         cs.make_room(self.core, len(state.standing), len(state.orders))
         for side, saved in ((cs.BID, state.bids), (cs.ASK, state.asks)):
             for price, lots in saved.traded.items():
@@ -577,6 +574,7 @@ class MatchingEngine:
             row[cs.FILLS],
             known.entry_ns,
             row[cs.BEHIND : cs.BEHIND + row[cs.BEHIND_COUNT]],
+            *row[cs.TICKET : cs.CHANGED_AT + 1],
         )
 
     def _restore_order(self, order: WorkingOrder) -> None:
@@ -589,6 +587,8 @@ class MatchingEngine:
         row, orders = slot * cs.ORDER, self.core.orders
         orders[row + cs.AHEAD], orders[row + cs.BEFORE] = order.queue_ahead, order.queue_before
         orders[row + cs.START_ORDERS], orders[row + cs.FILLS] = order.orders_start, order.fills
+        singles = order.ticket, order.printed_ahead, order.printed_ns, order.changed_ns
+        orders[row + cs.TICKET : row + cs.CHANGED_AT + 1] = singles
         for lots in order.behind:
             core_sizes.join(self.core, row, lots)
         core_orders.rest(self.core, slot)

@@ -310,7 +310,7 @@ class Portfolio:
                 f"an order on {exchange} {symbol} cannot be booked before its Instrument is known: "
                 "the exchange must publish that first"
             )
-        return charged(instrument)  # by no tier, so that no fill costs more than was reserved
+        return charged(instrument)  # what the simulator has said it charges, else what the table says
 
     # --- Funding ------------------------------------------------------------------------------
 

@@ -10,14 +10,16 @@ in average orders, so that the answer does not depend on the lot size. *uniform*
 everybody leaves as readily, which is power:1. The formula is in core_queue.py, and what
 an average order is, core_book.py learns from how levels grow. *by-size* knows those behind
 us one by one and tells by the size that leaves who it was (core_sizes.py): it says most of
-the truth wherever the feed tells each change, and less of a depth told now and then.
+the truth wherever the feed tells each change, and less of a depth told now and then. *l3-exact*
+guesses nothing where the feed tells of single orders (BookOrders), and is risk-averse elsewhere
+(core_singles.py).
 """
 
 import msgspec
 
 from . import core_queue
 
-NAMES = r"^(risk-averse|log|uniform|by-size|power:[1-9])$"
+NAMES = r"^(risk-averse|log|uniform|by-size|l3-exact|power:[1-9])$"
 
 
 class QueueChoice(msgspec.Struct, frozen=True):
@@ -33,7 +35,7 @@ class QueueChoice(msgspec.Struct, frozen=True):
 
 def queue_model(name: str) -> QueueChoice:
     """
-    Return the model *name*: "risk-averse", "log", "uniform", "by-size" or "power:n".
+    Return the model *name*: "risk-averse", "log", "uniform", "by-size", "l3-exact" or "power:n".
 
     Raises: ValueError: there is no such model.
     """
@@ -43,18 +45,20 @@ def queue_model(name: str) -> QueueChoice:
         return QueueChoice(core_queue.LOG)
     if name == "by-size":
         return QueueChoice(core_queue.BY_SIZE)
+    if name == "l3-exact":
+        return QueueChoice(core_queue.L3_EXACT)
     if name == "uniform":
         return QueueChoice(core_queue.POWER_N, 1)
     kind, _, exponent = name.partition(":")
     if kind == "power" and exponent.isdigit() and exponent != "0":
         return QueueChoice(core_queue.POWER_N, int(exponent))
-    rule = "queue model must be risk-averse, log, uniform, by-size or power:n with n from 1"
+    rule = "queue model must be risk-averse, log, uniform, by-size, l3-exact or power:n with n from 1"
     raise ValueError(f"{rule}, was {name!r}")
 
 
 class OrderSize(msgspec.Struct):
     """What a core knows of the size of an order, as it is saved: see core_book.learn_size()."""
 
-    total: int = 0  # lots, times 2**16
-    count: int = 0  # orders, times 2**16
-    step: int = 0
+    total: int  # lots, times 2**16
+    count: int  # orders, times 2**16
+    step: int

@@ -34,6 +34,7 @@ from tickerml.kernel import (
     NS_PER_MS,
     NS_PER_S,
     BookDelta,
+    BookOrders,
     BookSnapshot,
     BookStale,
     BookState,
@@ -44,18 +45,13 @@ from tickerml.kernel import (
     FeedLost,
     Instrument,
     MarkoutMeasured,
-    OrderAccepted,
-    OrderCanceled,
-    OrderExpired,
     OrderFilled,
     OrderRejected,
-    OrderReplaced,
     OrderSubmitted,
     ReplaceOrder,
     SequenceGap,
     SimulatorSpec,
     Timer,
-    TournamentMeasured,
     Trade,
     hookimpl,
 )
@@ -63,7 +59,7 @@ from tickerml.kernel import (
 from . import core_book
 from . import core_state as cs
 from .calibrate_option import CalibratedQueue
-from .fees import charged, check_tiers
+from .fees import Tiers, Volumes, check_tiers
 from .latency import FEED, RESPONSE, Latencies, LatencyOptions
 from .matching import (
     EngineState,
@@ -77,6 +73,7 @@ from .tournament_contest import Contest, ContestState, check_model
 
 MEASURE_NS = 60 * NS_PER_S  # from one word on the tournament to the next
 _TOURNAMENT = "tournament"  # the key of its timer
+_TIERS = "tiers"  # that of the midnight at which earned ones change
 
 
 class SimFifoOptions(LatencyOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,7 +83,7 @@ class SimFifoOptions(LatencyOptions, frozen=True, kw_only=True, forbid_unknown_f
         dict[str, str],
         msgspec.Meta(
             description='the fee tier by exchange, such as kraken = "50k", where it is not the one that '
-            "everybody enters by"
+            'everybody enters by; "by-volume" is the one that an account has earned in 30 days'
         ),
     ] = msgspec.field(default_factory=dict)
     quiet_ms: Annotated[
@@ -100,7 +97,8 @@ class SimFifoOptions(LatencyOptions, frozen=True, kw_only=True, forbid_unknown_f
         msgspec.Meta(
             pattern=NAMES,
             description="who leaves when a level shrinks: risk-averse (those behind us), by-size (whoever "
-            "had the size that left), log, power:n or uniform (anybody)",
+            "had the size that left), log, power:n or uniform (anybody), l3-exact (whoever did, where the "
+            "feed tells of single orders, else as risk-averse)",
         ),
     ] = "risk-averse"
     queue_models: Annotated[
@@ -185,6 +183,7 @@ class _State(msgspec.Struct, frozen=True, array_like=True):
     markout_count: int
     is_measuring: bool = False
     timeouts: dict[str, OrderSubmitted] = {}
+    volumes: Volumes = msgspec.field(default_factory=Volumes)
 
 
 class _Lane:
@@ -214,6 +213,7 @@ class FifoSimulator:
         self._ctx = ctx
         self._options = options
         self._latencies = Latencies(options, ctx.uniform)
+        self._tiers = Tiers(options.fee_tier)
         self._timeout_ns = options.timeout_ms * NS_PER_MS
         self._quiet_ns = options.quiet_ms * NS_PER_MS
         self._lanes: dict[tuple[str, str], _Lane] = {}
@@ -242,10 +242,24 @@ class FifoSimulator:
     # --- The market -------------------------------------------------------------------------------
 
     def on_instrument(self, instrument: Instrument) -> None:
-        self._lane(instrument.exchange, instrument.symbol).engine.instrument = self._charged(instrument)
+        self._list(self._lane(instrument.exchange, instrument.symbol).engine, instrument)
 
-    def _charged(self, instrument: Instrument) -> Instrument:
-        return charged(instrument, self._options.fee_tier.get(instrument.exchange, ""))
+    def _list(self, engine: MatchingEngine, instrument: Instrument) -> None:
+        # Whatever it is that is charged, all that count with an Instrument are to count with it.
+        now, known = self._ctx.clock.now(), engine.instrument
+        engine.instrument = told = self._tiers.announced(instrument, now)
+        if told not in (instrument, known):
+            self._ctx.publish(msgspec.structs.replace(told, ts_recv=now))
+
+    def _list_again(self) -> None:
+        for lane in self._lanes.values():
+            if lane.engine.instrument:
+                self._list(lane.engine, lane.engine.instrument)
+
+    def _change_tiers(self, now: int) -> None:
+        self._list_again()
+        if midnight := self._tiers.look_again(now):
+            self._ctx.set_timer(midnight, _TIERS)
 
     def on_book_snapshot(self, snapshot: BookSnapshot) -> None:
         lane = self._lane(snapshot.exchange, snapshot.symbol)
@@ -258,6 +272,11 @@ class FifoSimulator:
         at = self._advance(lane, delta)
         if events := lane.engine.on_book_delta(delta, at):
             self._respond(events)
+
+    def on_book_orders(self, told: BookOrders) -> None:
+        lane = self._lane(told.exchange, told.symbol)
+        self._advance(lane, told)
+        lane.engine.on_book_orders(told)
 
     def on_trade(self, trade: Trade) -> None:
         lane = self._lane(trade.exchange, trade.symbol)
@@ -286,7 +305,7 @@ class FifoSimulator:
     def _open_lane(self, exchange: str, symbol: str) -> _Lane:
         engine = self._engine(exchange, symbol)
         if listed := self._ctx.instrument(exchange, symbol):
-            engine.instrument = self._charged(listed)
+            self._list(engine, listed)
         # A simulator that joins a running host finds the book already built.
         known = self._ctx.book(exchange, symbol)
         if known.state is BookState.VALID:
@@ -304,11 +323,14 @@ class FifoSimulator:
             "protection_bps": options.protection_bps,
             "reprice": options.reprice_post_only,
         }
+        engine = MatchingEngine(exchange, symbol, queue=queue_model(model), **settings)
         if options.tournament:
-            return Contest(exchange, symbol, own=model, models=options.tournament, **settings)
-        return MatchingEngine(exchange, symbol, queue=queue_model(model), **settings)
+            engine = Contest(exchange, symbol, own=model, models=options.tournament, **settings)
+        if self._tiers.is_earned(exchange):
+            engine.fees = lambda account, at: self._tiers.paid(engine.listed, account, at)
+        return engine
 
-    def _advance(self, lane: _Lane, message: BookSnapshot | BookDelta | Trade) -> int:
+    def _advance(self, lane: _Lane, message: BookSnapshot | BookDelta | BookOrders | Trade) -> int:
         # The exchange's time of *message*, with every command that arrived before it applied.
         at = max(lane.clock, exchange_time(message))
         if lane.arrivals:
@@ -323,6 +345,8 @@ class FifoSimulator:
         if lane.engine.holds(order.order_id) or self._is_on_its_way(lane, order.order_id):
             self._ctx.log.warning("order.repeated", order_id=order.order_id, exchange=order.exchange)
             return
+        if self._tiers.is_earned(order.exchange) and self._tiers.know(order.exchange, order.account):
+            self._list_again()
         self._send(lane, order, "entry")
 
     def on_cancel_order(self, command: CancelOrder) -> None:
@@ -419,6 +443,8 @@ class FifoSimulator:
             self._apply_arrivals(self._lane(exchange, symbol), timer.ts - self._quiet_ns)
         elif kind == "timeout":
             self._time_out(self._timeouts.pop(timer.key), timer.ts)
+        elif kind == _TIERS:
+            self._change_tiers(timer.ts)
         elif kind == _TOURNAMENT:
             self._is_measuring = False
             self._measure_tournament()
@@ -433,6 +459,10 @@ class FifoSimulator:
             if isinstance(event, OrderFilled):
                 self._log(event)
                 self._plan_markouts(event)
+                if midnight := self._tiers.take(
+                    event, self._lane(event.exchange, event.symbol).engine.listed
+                ):
+                    self._ctx.set_timer(midnight, _TIERS)
 
     def _log(self, fill: OrderFilled) -> None:
         mid = fill.arrival_mid / 2
@@ -521,15 +551,17 @@ class FifoSimulator:
                 self._markout_count,
                 self._is_measuring,
                 self._timeouts,
+                self._tiers.volumes,
             )
         )
 
     def migrate(self, state: bytes, version: int) -> bytes:
-        """Take the state of version 2: it is this one without its last fields, which have defaults."""
+        """Take the state of version 2 or 3: it is this one without its last fields, which have defaults."""
         return state
 
     def restore(self, state: bytes) -> None:
         saved = msgspec.msgpack.decode(state, type=_State)
+        self._tiers.volumes = saved.volumes
         for record in saved.lanes:
             engine = self._engine(record.exchange, record.symbol)
             engine.restore(record.engine)
@@ -561,17 +593,8 @@ def tickerml_simulators() -> list[SimulatorSpec]:
             id="sim-fifo",
             factory=FifoSimulator,
             options=SimFifoOptions,
-            state_version=3,
-            publishes=(
-                OrderAccepted,
-                OrderRejected,
-                OrderReplaced,
-                OrderFilled,
-                OrderCanceled,
-                OrderExpired,
-                MarkoutMeasured,
-                TournamentMeasured,
-            ),
+            state_version=4,
+            publishes=SimulatorSpec.MAY_PUBLISH,
             summary="plays every exchange: price-time priority, queue position, latency both ways, mark-outs",
         )
     ]

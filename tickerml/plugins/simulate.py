@@ -43,7 +43,7 @@ def simulate(
         str, typer.Option(help="Whose rules: default, hftbacktest, touch, cross.")
     ] = "default",
     queue: Annotated[
-        str, typer.Option(help="Who leaves a queue: risk-averse, by-size, log, uniform, power:n.")
+        str, typer.Option(help="Who leaves a queue: risk-averse, by-size, log, uniform, power:n, l3-exact.")
     ] = "risk-averse",
     entry_ms: Annotated[str, typer.Option(help="From us to the exchange.")] = "50",
     response_ms: Annotated[str, typer.Option(help="From the exchange to us.")] = "50",
@@ -72,8 +72,8 @@ def simulate(
         if profile not in PROFILES:
             raise ValueError(f"--profile must be one of {', '.join(PROFILES)}, was {profile!r}")
         model = queue_model(queue)
-        if (profile, queue) == ("hftbacktest", "by-size"):
-            raise ValueError("--queue must be risk-averse, log or power:n by that profile, was 'by-size'")
+        if profile == "hftbacktest" and queue in ("by-size", "l3-exact"):
+            raise ValueError(f"--queue must be risk-averse, log or power:n by that profile, was {queue!r}")
         entry, response = (
             _nanoseconds(entry_ms, "--entry-ms"),
             _nanoseconds(response_ms, "--response-ms"),
@@ -87,7 +87,7 @@ def simulate(
         market, wishes = read_events(events, grid), read_orders(orders, grid)
         rules, ratio = grid.instrument(), grid.lot.as_integer_ratio()
         if is_compiled := is_to_be_compiled(is_compiled, market, wishes, ratio):
-            fills, ends = run_block(profile, model, ratio, market, wishes, entry, is_compiled)
+            fills, ends = run_block(profile, model, rules, ratio, market, wishes, entry, is_compiled)
         else:
             fills, ends = run(open_venue(profile, model, rules, ratio), market, wishes, entry)
         write_fills(out, fills, grid, response)

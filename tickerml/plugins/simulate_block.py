@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 
-from tickerml.kernel import OrderType, Side, TimeInForce
+from tickerml.kernel import Instrument, OrderType, Side, TimeInForce
 
 from . import core_peers, core_play
 from . import core_state as cs
 from .core_compile import is_available
 from .core_player import COMPILED_LIMIT, Player
+from .exchange_filters import own_refusal, post_only_refusal
 from .queue_models import QueueChoice
 from .simulate_run import SUBMIT, End, Filled, Tally, arrivals, messages_of
 from .simulate_venues import PROFILES, TERMS, Happened, Row, Wish
@@ -45,6 +46,7 @@ def fits(events: Iterable[Row], wishes: Iterable[Wish], lot: tuple[int, int]) ->
 def run_block(
     profile: str,
     queue: QueueChoice,
+    rules: Instrument,
     lot: tuple[int, int],
     events: list[Row],
     wishes: list[Wish],
@@ -65,7 +67,7 @@ def run_block(
     told, tally = Player(core, is_compiled).play(messages, rows, commands), Tally(wishes, entry_ns)
     for e in range(0, len(told), core_play.TOLD):
         event = told[e : e + core_play.TOLD]
-        tally.take_in([_happened(event, wishes)], event[cs.OUT])
+        tally.take_in([_happened(event, wishes, rules)], event[cs.OUT])
     return tally.fills, [tally.ends[wish.order_id] for wish in wishes]
 
 
@@ -78,6 +80,10 @@ def market_of(events: Iterable[Row], is_default: bool) -> tuple[list[int], list[
         if group[0].kind == "trade":
             kind = core_play.HIT_BID + group[0].sides[0]
             sides = [[(group[0].price, group[0].quantity)], []]
+        elif group[0].kind == "order":
+            kind, sides = core_play.SINGLES, [[], []]
+            for row in group:
+                sides[0] += ((1 - 2 * row.sides[0], row.number), (row.price, row.quantity))
         else:
             kind, sides = _changes(group)
         rows += (number for levels in sides for level in levels for number in level)
@@ -122,13 +128,13 @@ def _terms(wish: Wish, is_default: bool) -> int:
     return core_peers.MARKET
 
 
-def _happened(event: list[int], wishes: list[Wish]) -> Happened:
+def _happened(event: list[int], wishes: list[Wish], rules: Instrument) -> Happened:
     wish, kind, leaves = wishes[event[cs.E_NUMBER]], event[cs.E_KIND], event[cs.E_LEAVES]
     if kind == cs.FILLED:
         status, price, quantity = "open" if leaves else "filled", event[cs.E_PRICE], event[cs.E_QUANTITY]
         return Happened(wish.order_id, status, price, quantity, bool(event[cs.E_MAKER]))
     if kind == cs.REFUSED:
-        return Happened(wish.order_id, "rejected", reason=_reason(event, wish, wishes))
+        return Happened(wish.order_id, "rejected", reason=_reason(event, wish, wishes, rules))
     return Happened(wish.order_id, _STATUS[kind])
 
 
@@ -141,12 +147,12 @@ _STATUS = {
 }
 
 
-def _reason(event: list[int], wish: Wish, wishes: list[Wish]) -> str:
+def _reason(event: list[int], wish: Wish, wishes: list[Wish], rules: Instrument) -> str:
     why, best, other = event[cs.E_LEFT], event[cs.E_PRICE], event[cs.E_OTHER]
     if why == core_play.IN_DOUBT:
         return "nothing is matched on a book in doubt, and this one was crossed or one-sided"
     if why == core_play.NEVER_POST_ONLY:
         return "a market order takes, so it cannot be post-only"
     if why == core_play.WOULD_TAKE:
-        return f"post-only at {wish.price} would take: the other side's best was {best}"
-    return f"post-only at {wish.price} would take our own order {wishes[other].order_id}"
+        return post_only_refusal(rules, wish.price, best)
+    return own_refusal(rules, wish.price, wishes[other].order_id)

@@ -13,6 +13,7 @@ from .simulate_run import End, Filled
 from .simulate_venues import EXCHANGE, SYMBOL, Row, Wish
 
 EVENTS = ("ts_exchange", "ts_local", "kind", "side", "price", "qty")
+NUMBERED = (*EVENTS, "order")  # where single orders are told
 ORDERS = ("order_id", "ts", "side", "price", "qty", "type", "tif", "cancel_ts")
 FILLS = ("order_id", "seq", "ts_exchange", "ts_local", "price", "qty", "liquidity", "fee", "leaves")
 STATUS = ("order_id", "status", "filled_qty", "leaves", "ts_exchange")
@@ -23,6 +24,7 @@ _TIF = {
     "IOC": TimeInForce.IOC,
     "FOK": TimeInForce.FOK,
 }
+_KINDS = ("depth", "trade", "clear")
 _BOOK_SIDES = {"bid": (cs.BID,), "ask": (cs.ASK,)}
 _HIT_SIDES = {"sell": (cs.BID,), "buy": (cs.ASK,)}
 
@@ -63,6 +65,9 @@ class _Line:
     def text(self, column: str) -> str:
         return self._cells[column]
 
+    def has(self, column: str) -> bool:
+        return column in self._cells
+
     def wrong(self, column: str, rule: str) -> ValueError:
         return ValueError(f"{self._place}, {column}: must be {rule}, was {self._cells[column]!r}")
 
@@ -72,8 +77,13 @@ class _Line:
         return found
 
     def ns(self, column: str) -> int:
-        if not (text := self._cells[column]).isascii() or not text.isdigit() or int(text) >= 2**63:
-            raise self.wrong(column, "whole ns from 0 within 64 bits")
+        return self.whole(column, "whole ns")
+
+    def whole(self, column: str, what: str) -> int:
+        """Return the whole number, *what* it is, in *column*."""
+        text = self._cells[column]
+        if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
+            raise self.wrong(column, f"{what} from 0 within 64 bits")
         return int(text)
 
     def steps(self, column: str, step: Decimal, least: int) -> int:
@@ -117,8 +127,8 @@ def decimal_of(text: str, name: str, above: int | None = None, at_least: int | N
 def scale_of(column: str, events: Path, orders: Path) -> Decimal:
     """Return the power of ten that every number in *column* of both files is a multiple of, at most 1."""
     places = 0
-    for path, columns in ((events, EVENTS), (orders, ORDERS)):
-        for line in _lines(path, columns):
+    for path, columns in ((events, (EVENTS, NUMBERED)), (orders, (ORDERS,))):
+        for line in _lines(path, *columns):
             if line.text(column):
                 exponent = line.number(column).normalize().as_tuple().exponent
                 assert isinstance(exponent, int)  # it is finite
@@ -133,7 +143,7 @@ def read_events(path: Path, grid: Grid) -> list[Row]:
     Raises: ValueError: a row breaks a rule; the message says which row, column, rule and value.
     """
     rows: list[Row] = []
-    for line in _lines(path, EVENTS):
+    for line in _lines(path, EVENTS, NUMBERED):
         ts = line.ns("ts_exchange")
         line.ns("ts_local")
         if rows and ts < rows[-1].ts:
@@ -143,13 +153,16 @@ def read_events(path: Path, grid: Grid) -> list[Row]:
 
 
 def _event(line: _Line, ts: int, grid: Grid) -> Row:
-    kind = line.choice("kind", ("depth", "trade", "clear"))
+    kind = line.choice("kind", (*_KINDS, "order") if line.has("order") else _KINDS)
     if kind == "clear":
         side = line.choice("side", ("bid", "ask", "both"))
         return Row(ts, kind, _BOOK_SIDES.get(side, (cs.BID, cs.ASK)), 0, 0)
-    sides = _BOOK_SIDES if kind == "depth" else _HIT_SIDES
+    sides = _HIT_SIDES if kind == "trade" else _BOOK_SIDES
     side = line.choice("side", sides)
     price = line.steps("price", grid.tick, 1)
+    if kind == "order":
+        lots = line.steps("qty", grid.lot, 1 - _LIMIT)
+        return Row(ts, kind, sides[side], price, lots, line.whole("order", "a number"))
     return Row(ts, kind, sides[side], price, line.steps("qty", grid.lot, 0 if kind == "depth" else 1))
 
 
@@ -189,14 +202,15 @@ def _wish(line: _Line, order_id: str, grid: Grid) -> Wish:
     return Wish(order_id, ts, side, int(ticks), int(lots), order_type, tif, cancel_ts, refused)
 
 
-def _lines(path: Path, columns: tuple[str, ...]) -> Iterator[_Line]:
-    """Yield the rows of *path* after its header; they count from 1, and the header is none."""
+def _lines(path: Path, *headers: tuple[str, ...]) -> Iterator[_Line]:
+    """Yield the rows of *path* after its header, one of *headers*; they count from 1, and it is none."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         header = next(reader, None)
-        if header is None or tuple(header) != columns:
-            was = "nothing" if header is None else ",".join(header)
-            raise ValueError(f"{path}: the first line must be {','.join(columns)}, was {was}")
+        columns = tuple(header or ())
+        if columns not in headers:
+            was, known = ",".join(columns) or "nothing", ", or ".join(map(",".join, headers))
+            raise ValueError(f"{path}: the first line must be {known}, was {was}")
         for number, cells in enumerate(reader, 1):
             if len(cells) != len(columns):
                 raise ValueError(f"{path} row {number}: must have {len(columns)} columns, had {len(cells)}")

@@ -83,10 +83,13 @@ def arrivals(wishes: list[Wish], entry_ns: int) -> list[tuple[int, int, int, Wis
 
 
 def messages_of(events: Iterable[Row]) -> Iterator[list[Row]]:
-    """Yield *events* as an exchange sends them: what changes the book at one time goes together."""
+    """Yield *events* as they are sent: changes of the book, or single orders, of one time together."""
     rows: list[Row] = []
     for row in events:
-        if rows and (row.kind == "trade" or rows[0].kind == "trade" or row.ts != rows[0].ts):
+        is_apart = row.kind == "trade" or (row.kind == "order") is not (
+            bool(rows) and rows[0].kind == "order"
+        )
+        if rows and (is_apart or rows[0].kind == "trade" or row.ts != rows[0].ts):
             yield rows
             rows = []
         rows.append(row)

@@ -11,6 +11,7 @@ import msgspec
 
 from tickerml.kernel import (
     BookDelta,
+    BookOrders,
     BookSnapshot,
     Instrument,
     Liquidity,
@@ -24,6 +25,7 @@ from tickerml.kernel import (
     TimeInForce,
     Trade,
     pack_levels,
+    pack_orders,
 )
 
 from . import core_book, core_orders, core_peers
@@ -45,10 +47,11 @@ class Row(NamedTuple):
     """One market event: prices in ticks, quantities in lots. *side* of a level, or of the aggressor."""
 
     ts: int
-    kind: str  # depth, trade or clear
+    kind: str  # depth, trade, clear or order: a single one of others, of which *quantity* came or left
     sides: tuple[int, ...]  # of the book: those cleared, the one changed, the one hit
     price: int
     quantity: int
+    number: int = 0  # of a single order
 
 
 class Wish(NamedTuple):
@@ -114,8 +117,13 @@ class DefaultVenue:
         return venue
 
     def market(self, rows: list[Row]) -> Iterable[Happened]:
-        """Apply *rows* of one time: one trade, or what changes the book."""
+        """Apply *rows* of one time: one trade, single orders, or what changes the book."""
         first = rows[0]
+        if first.kind == "order":
+            orders = [(1 - 2 * row.sides[0], row.number, row.price, row.quantity) for row in rows]
+            told = BookOrders(first.ts, first.ts, EXCHANGE, SYMBOL, 0, pack_orders(orders))
+            self._engine.on_book_orders(told)
+            return ()
         if first.kind == "trade":
             aggressor = Side.SELL if first.sides == (cs.BID,) else Side.BUY
             trade = Trade(first.ts, 0, EXCHANGE, SYMBOL, 0, first.price, first.quantity, aggressor)
@@ -193,6 +201,8 @@ class PeerVenue:
     def market(self, rows: list[Row]) -> Iterable[Happened]:
         """Apply *rows*, each by itself."""
         for row in rows:
+            if row.kind == "order":  # they know of none
+                continue
             cs.make_room(self._core, 1)
             if row.kind == "clear":
                 for side in row.sides:

@@ -24,6 +24,7 @@ from tickerml.kernel import (
     NS_PER_S,
     UNIT,
     BookDelta,
+    BookOrders,
     BookSnapshot,
     BookState,
     Instrument,
@@ -55,8 +56,8 @@ def check_model(name: str) -> None:
             queue_model(name)
     except ValueError:
         raise ValueError(
-            "tournament must name fill models: risk-averse, log, uniform, by-size, power:n with n from 1, "
-            f"touch or cross; was {name!r}"
+            "tournament must name fill models: risk-averse, log, uniform, by-size, l3-exact, power:n with n "
+            f"from 1, touch or cross; was {name!r}"
         ) from None
 
 
@@ -68,6 +69,8 @@ class Shadow(Protocol):
     def on_book_snapshot(self, snapshot: BookSnapshot, at: int) -> Sequence[OrderEvent]: ...
 
     def on_book_delta(self, delta: BookDelta, at: int) -> Sequence[OrderEvent]: ...
+
+    def on_book_orders(self, told: BookOrders) -> None: ...
 
     def on_trade(self, trade: Trade, at: int) -> Sequence[OrderEvent]: ...
 
@@ -168,6 +171,12 @@ class Contest(MatchingEngine):
         self._let_go(at)
         events = super().on_book_delta(delta, at)
         return self._compare(events, lambda shadow: shadow.on_book_delta(delta, at), at)
+
+    def on_book_orders(self, told: BookOrders) -> None:
+        """As MatchingEngine."""
+        super().on_book_orders(told)
+        for shadow in self._shadows:
+            shadow.on_book_orders(told)
 
     def on_trade(self, trade: Trade, at: int) -> Sequence[OrderEvent]:
         """As MatchingEngine."""

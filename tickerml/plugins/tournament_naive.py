@@ -12,6 +12,7 @@ import msgspec
 from tickerml.kernel import (
     PPM,
     BookDelta,
+    BookOrders,
     BookSnapshot,
     BookState,
     Instrument,
@@ -54,6 +55,9 @@ class NaiveEngine:
         """Change the levels named; a book that waits for a snapshot ignores it."""
         self._book.apply_delta(delta)
         return self._meet_quotes(at)
+
+    def on_book_orders(self, told: BookOrders) -> None:
+        """It knows of no queue."""
 
     def on_trade(self, trade: Trade, at: int) -> Sequence[OrderEvent]:
         """Let a print through our orders fill them, where prints count."""
