@@ -6,9 +6,11 @@ The matching core against hftbacktest, compiled and interpreted, in one run, and
 Needs numba, and hftbacktest 2.4.4 for the comparison; without one of them its lines are left out.
 One generated symbol, nine level changes to each print, 200 levels a side, with 0 and 20 of our orders
 deep in the book, which nothing fills; event by event, and with the depth of each 100 ms in one message
-(100 rows). hftbacktest has a copy of the book for the strategy as well and wakes it at every event, and
-in its default book, a hash map, and its fastest (ROI). Each round runs all in turn; CPU time, medians, and
-ratios of the medians. What is compiled is compiled before the clock starts; how long that took is printed.
+(100 rows). hftbacktest, which has a copy of the book for the strategy as well, runs to the end without
+waking one, in its default book, a hash map, and its fastest (ROI). With features: the nine columns of
+features_core, every 100 ms, which for hftbacktest are a compiled strategy over its book and its prints that
+wakes only then; all rows of both are compared. Each round runs all in turn; CPU time, medians, and ratios of
+the medians. What is compiled is compiled before the clock starts; how long that took is printed.
 The live path is the engine's messages one at a time, interpreted, by levels in a message.
 """
 
@@ -21,16 +23,19 @@ from typing import Any
 
 import numpy as np
 
-from tickerml.kernel import BookDelta, Instrument, OrderSubmitted, OrderType, Side, TimeInForce, Trade
+from tickerml.kernel import UNIT, BookDelta, Instrument, OrderSubmitted, OrderType, Side, TimeInForce, Trade
 from tickerml.kernel.testing import Market
-from tickerml.plugins import core_compile, core_play
+from tickerml.plugins import core_compile, core_features, core_play
 from tickerml.plugins import core_state as cs
 from tickerml.plugins.core_player import pack_market
+from tickerml.plugins.features_core import COLUMNS
 from tickerml.plugins.matching import MatchingEngine
 
 START = 1_700_000_000_000_000_000
 MID, LEVELS = 10_000, 200
 WIDTHS = (2, 10, 40, 300)
+GRID_MS = 100
+FEATURES = ", features"
 
 Columns = np.ndarray[Any, Any]
 
@@ -54,8 +59,15 @@ def market(events: int, is_grouped: bool) -> Columns:
     return np.array(rows, np.int64).T.copy()
 
 
-def ours(columns: Columns, orders: int, is_compiled: bool) -> Callable[[], float]:
-    """Return what plays *columns* on the core with so many orders, and says how many seconds it took."""
+def ours(
+    columns: Columns, orders: int, is_compiled: bool, rows: Columns | None = None
+) -> Callable[[], float]:
+    """
+    Return what plays *columns* on the core with so many orders, and says how many seconds it took.
+
+    Args:
+        rows: where features go, if they are wanted.  # (T, len(COLUMNS))
+    """
     packed: list[Any] = [*pack_market(columns[0] == 1, *columns[1:])]
     sent = [(START, i, i % 2, deep(i), 10**6, 0, 0) for i in range(orders)]
     packed.append(np.array(sent, np.int64).ravel())
@@ -72,9 +84,12 @@ def ours(columns: Columns, orders: int, is_compiled: bool) -> Callable[[], float
         core.head[cs.STATE] = cs.VALID
         state: Any = core_compile.pack(core, 4 * LEVELS, 64)
         at, told = cursor.copy(), np.zeros(core_play.TOLD * 10_000, np.int64)
-        given: list[Any] = [state, at, *packed, told]
+        sampler = np.array(core_features.new_sampler(0 if rows is None else GRID_MS, tick_size=UNIT))
+        sampler[core_features.ROW_ROOM] = room = 0 if rows is None else len(rows)
+        values = np.zeros(0) if rows is None else rows.ravel()
+        given: list[Any] = [state, at, *packed, told, sampler, np.zeros(room, np.int64), values]
         if not is_compiled:
-            given = [core_compile.unpack(state), at.tolist(), *packed, told.tolist()]
+            given = [core_compile.unpack(state), at.tolist(), *packed, *(made.tolist() for made in given[5:])]
         begun = time.process_time()
         why = play(*given)
         taken = time.process_time() - begun
@@ -90,8 +105,8 @@ def deep(number: int) -> int:
     return MID + (150 + number if number % 2 else -150 - number)
 
 
-def peer(columns: Columns, orders: int, is_roi: bool) -> Callable[[], float]:
-    """Return what plays *columns* on hftbacktest with so many orders, and says how many seconds it took."""
+def peer(columns: Columns, orders: int, is_roi: bool, rows: Columns | None = None) -> Callable[[], float]:
+    """Return what ours() does, on hftbacktest."""
     from hftbacktest import (
         BUY_EVENT,
         DEPTH_EVENT,
@@ -115,17 +130,62 @@ def peer(columns: Columns, orders: int, is_roi: bool) -> Callable[[], float]:
     data["px"], data["qty"] = columns[2], columns[3]
 
     @njit  # type: ignore[untyped-decorator]
-    def play(bt: Any, orders: int) -> int:
+    def send(bt: Any, orders: int) -> None:
         bt.elapse(1)
         for i in range(orders):
             if i % 2:
                 bt.submit_sell_order(0, i + 1, MID + 150 + i, 10.0**6, 0, 0, False)
             else:
                 bt.submit_buy_order(0, i + 1, MID - 150 - i, 10.0**6, 0, 0, False)
+
+    @njit  # type: ignore[untyped-decorator]
+    def watch(bt: Any, orders: int, rows: Any) -> int:
+        send(bt, orders)
+        bought, sold, sums = np.zeros(600), np.zeros(600), np.zeros((2, 3))
         count = 0
-        while bt.wait_next_feed(False, 10**18) != 1:
+        while count < len(rows):
+            row, new, depth = rows[count], count % 600, bt.depth(0)
+            buy = sell = 0.0
+            for trade in bt.last_trades(0):
+                if trade.ev & BUY_EVENT == BUY_EVENT:
+                    buy += trade.qty
+                else:
+                    sell += trade.qty
+            bt.clear_last_trades(0)
+            for i, window in enumerate((10, 100, 600)):
+                old = (count - window) % 600
+                sums[0, i] += buy - bought[old]
+                sums[1, i] += sell - sold[old]
+                total = sums[0, i] + sums[1, i]
+                row[6 + i] = (sums[0, i] - sums[1, i]) / total if total else 0.0
+                if count < window:
+                    row[6 + i] = np.nan
+            bought[new], sold[new] = buy, sell
+            bid, ask = depth.best_bid_tick, depth.best_ask_tick
+            bids = asks = 0.0
+            at_bid, at_ask, first = bid, ask, 0
+            for i, end in enumerate((1, 5, 10)):
+                for _ in range(first, end):
+                    while depth.bid_qty_at_tick(at_bid) == 0.0 and at_bid > MID - 2 * LEVELS:
+                        at_bid -= 1
+                    while depth.ask_qty_at_tick(at_ask) == 0.0 and at_ask < MID + 2 * LEVELS:
+                        at_ask += 1
+                    bids += depth.bid_qty_at_tick(at_bid)
+                    asks += depth.ask_qty_at_tick(at_ask)
+                    at_bid -= 1
+                    at_ask += 1
+                row[i], first = (bids - asks) / (bids + asks), end
+            row[4] = 20_000 * (ask - bid) / (bid + ask)
+            row[3], row[5] = 0.5 * row[0] * row[4], 0.5 * (bid + ask) * depth.tick_size
             count += 1
+            if bt.elapse(GRID_MS * 1_000_000) != 0:
+                break
         return count
+
+    @njit  # type: ignore[untyped-decorator]
+    def play(bt: Any, orders: int) -> None:
+        send(bt, orders)
+        bt.elapse(10**18)
 
     def run() -> float:
         asset = BacktestAsset().data(data).linear_asset(1.0).constant_order_latency(0, 0)
@@ -133,9 +193,11 @@ def peer(columns: Columns, orders: int, is_roi: bool) -> Callable[[], float]:
         asset = asset.tick_size(1.0).lot_size(1.0)
         if is_roi:
             asset = asset.roi_lb(MID - 2.0 * LEVELS).roi_ub(MID + 2.0 * LEVELS)
+        if rows is not None:
+            asset = asset.last_trades_capacity(10_000)
         bt = (ROIVectorMarketDepthBacktest if is_roi else HashMapMarketDepthBacktest)([asset])
         begun = time.process_time()
-        play(bt, orders)
+        play(bt, orders) if rows is None else watch(bt, orders, rows)
         return time.process_time() - begun
 
     return run
@@ -188,20 +250,33 @@ def contest(
 ) -> dict[str, tuple[int, Callable[[], float]]]:
     """Return who plays how many events of one kind of market."""
     columns, few = market(given.events, is_grouped), market(given.interpreted, is_grouped)
+    features = [rows_of(few), rows_of(columns), rows_of(columns), rows_of(columns)]
     runs = {"interpreted": (given.interpreted, ours(few, orders, False))}
+    runs["interpreted" + FEATURES] = (given.interpreted, ours(few, orders, False, features[0]))
     if core_compile.is_available():
         runs["compiled"] = (given.events, ours(columns, orders, True))
+        runs["compiled" + FEATURES] = (given.events, ours(columns, orders, True, features[1]))
         begun = time.process_time()
-        ours(few, orders, True)()
+        runs["compiled" + FEATURES][1]()
         if (taken := time.process_time() - begun) > 1:
             print(f"compiled first, or fetched from the disk, in {taken:.1f} s of CPU")
     try:
         for name, is_roi in (("hftbacktest", False), ("hftbacktest ROI", True)):
             runs[name] = (given.events, peer(columns, orders, is_roi))
+            rows = features[2 + is_roi]
+            runs[name + FEATURES] = (given.events, peer(columns, orders, is_roi, rows))
             runs[name][1]()
+            runs[name + FEATURES][1]()
+            if "compiled" in runs:
+                np.testing.assert_allclose(features[1][:-1], rows[:-1], rtol=1e-12)
     except ImportError:
         print("hftbacktest is not installed: not compared")
     return runs
+
+
+def rows_of(columns: Columns) -> Columns:
+    """Return room for the features of *columns*, which end before their last event."""
+    return np.zeros((-((START - int(columns[4, -1])) // (GRID_MS * 1_000_000)), len(COLUMNS)))
 
 
 def main() -> None:
@@ -217,10 +292,14 @@ def main() -> None:
             taken = in_turn({name: run for name, (_, run) in runs.items()}, given.rounds)
             rates = {name: runs[name][0] / taken[name] for name in runs}
             for name, rate in rates.items():
-                peers = [f"{rate / rates[one]:.2f} x {one}" for one in rates if one.startswith("hft")]
+                peers = [
+                    f"{rate / rates[one]:.2f} x {one}"
+                    for one in rates
+                    if one.startswith("hft") and (FEATURES in one) == (FEATURES in name)
+                ]
                 kind = "100 ms depth" if is_grouped else "event by event"
                 print(
-                    f"{kind:14} {orders:2} orders  {name:15} {rate / 1e6:8.2f} M events/s  {', '.join(peers)}"
+                    f"{kind:14} {orders:2} orders  {name:25} {rate / 1e6:8.2f} M events/s  {', '.join(peers)}"
                 )
     for width in WIDTHS:
         count = max(50, given.live * 4 // (width + 2))

@@ -1,10 +1,13 @@
 """The compiled core does what the interpreted one does, number for number; it needs numba."""
 
+from bisect import bisect_left
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tickerml.plugins import core_compile, core_play
+from tickerml.plugins import core_columns, core_compile, core_play
 from tickerml.plugins import core_state as cs
 from tickerml.plugins.core_player import Player, pack_market
 
@@ -102,3 +105,28 @@ def test_a_packed_core_is_the_same_when_it_is_unpacked_and_has_more_room() -> No
     assert core.head[cs.ORDERS] > 3
     assert again[1:9] == core[1:9]
     assert again.orders[: len(core.orders)] == core.orders
+
+
+@given(count=st.integers(0, 150), key=st.integers(-1, 200), cut=st.integers(0, 3), seed=st.integers(0, 99))
+def test_a_column_is_searched_as_a_list_is(count: int, key: int, cut: int, seed: int) -> None:
+    column = sorted(Random(seed).sample(range(200), count))
+    low = min(cut, count)
+
+    assert core_columns.search(column, key, low, count) == bisect_left(column, key, low)
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10**9))
+def test_levels_are_set_in_columns_as_in_a_list_and_nothing_is_written_beyond_their_room(seed: int) -> None:
+    draw, room = Random(seed), 60 + core_columns.SPARE
+    head, keys, sizes, known = [0], [0] * room + [-7], [0] * room + [-7], dict[int, int]()
+
+    for _ in range(300):
+        key, size = draw.randrange(60), draw.choice((0, draw.randint(1, 9), draw.randint(1, 9)))
+        assert core_columns.set_level(head, 0, keys, sizes, key, size) == known.pop(key, 0)
+        if size:
+            known[key] = size
+
+        assert keys[: head[0]] == sorted(known)
+        assert sizes[: head[0]] == [known[one] for one in sorted(known)]
+    assert keys[room] == sizes[room] == -7

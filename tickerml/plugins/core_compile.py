@@ -18,16 +18,38 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import core_book, core_match, core_orders, core_peers, core_play, core_queue, core_sizes
+from . import (
+    core_book,
+    core_columns,
+    core_features,
+    core_match,
+    core_orders,
+    core_peers,
+    core_play,
+    core_queue,
+    core_singles,
+    core_sizes,
+    features_core,
+)
 from . import core_state as cs
+from .core_columns import NEAR, SPARE
 from .core_match import on_delta, on_trade, rebuild, submit
 from .core_peers import arrive
 from .core_play import move_peer, play, refuse
-from .core_state import LEVELS, Core
+from .core_singles import on_orders
+from .core_state import Core
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
-_MODULES = (core_book, core_orders, core_queue, core_sizes, core_match, core_peers, core_play)
+_MODULES = (
+    *(core_book, core_orders, core_queue, core_sizes, core_singles, core_match, core_peers),
+    *(core_features, core_play),
+)
+
+
+#: What every level passes through, of which no call is left: a call costs as much as what it does.
+_HOT = ("move", "on_delta", "change", "learn_size", "set_level", "search", "listen", "hear")
 
 
 def is_available() -> bool:
@@ -55,7 +77,8 @@ def pack(core: Core, levels: int, orders: int) -> Ints:
     """Return *core* as one array with room for *levels* a side, which it has, and *orders* more."""
     cs.make_room(core, 0, orders)
     slots = len(core.orders) // cs.ORDER
-    lengths = [cs.HEAD, *[levels] * 12, *[slots] * 4, slots * cs.ORDER, slots * cs.QUEUE]
+    lengths = [cs.HEAD, *[levels + SPARE] * 12, *[slots + SPARE] * 4]
+    lengths += [slots * cs.ORDER, slots * cs.QUEUE]
     lengths += [*[2 * levels] * 4, *[levels] * 2, events_room(levels, slots) * cs.OUT]
     places = np.cumsum([_PLACES + _COLUMNS, *lengths])
     state = np.zeros(places[-1], np.int64)
@@ -99,7 +122,7 @@ def _flat(core: Core) -> list[Any]:
 @cache
 def compiled(is_peer: bool = False) -> Any:
     """
-    Return play() of core_play for a packed state: play(state, cursor, messages, rows, commands, told).
+    Return play() of core_play for a packed state, all that it is given in arrays.
 
     For the profile DEFAULT, or for those of peers: what is not played is not compiled. That happens when
     it is first called, and takes seconds. What is made is kept on the disk beside this file, or where
@@ -108,28 +131,32 @@ def compiled(is_peer: bool = False) -> Any:
     """
     import numba
 
-    inline = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    def inline(function: Any, is_hot: bool = False) -> Any:
+        bare = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        return numba.njit(error_model="numpy", forceinline=is_hot, **bare)(function)
+
     version = f"{'peer' if is_peer else 'own'}_{_version()}"
     spaces = {module.__name__: dict(vars(module)) for module in _MODULES}
     made: dict[Any, Any] = {}
     for module in _MODULES:
         for name, function in _functions(module).items():
-            made[function] = inline(_copy(function, spaces[module.__name__], f"{name}_{version}"))
-    as_core, as_column, part = _pointers()
-    absent = (on_delta, on_trade, rebuild, refuse, submit) if is_peer else (move_peer, arrive)
+            copy = _copy(function, spaces[module.__name__], f"{name}_{version}")
+            made[function] = inline(copy, name in _HOT)
+    as_core, as_column, as_floats, part = _pointers()
+    absent = (on_delta, on_orders, on_trade, rebuild, refuse, submit) if is_peer else (move_peer, arrive)
     made |= dict.fromkeys(absent, inline(_nothing))
-    own: dict[str, Any] = dict(vars(cs))
-    for primitive in (_search, _put_in, _take_out, _empty, _size_of, _set_level):
-        name = primitive.__name__
-        own[name] = inline(_copy(primitive, own, f"{name}_{version}"))
-    made |= {core_book.put_in: own["_put_in"], core_book.take_out: own["_take_out"]}
-    made |= {core_book.empty: own["_empty"], bisect_left: own["_search"], cs.part: part}
-    made |= {core_book.size_of: own["_size_of"], core_book.set_level: own["_set_level"]}
+    own: dict[str, Any] = dict(vars(core_columns)) | _vectors()
+    for name, function in _functions(core_columns).items():
+        if name in own and own[name] is function:
+            own[name] = inline(_copy(function, own, f"{name}_{version}"), name in _HOT)
+    made |= {function: own[name] for name, function in _functions(core_book).items() if name in own}
+    made |= {core_features.size_at: own["size_at"], bisect_left: own["search"], cs.part: part}
     for space in spaces.values():
         for name, value in space.items():
             if isinstance(value, FunctionType | type(bisect_left)) and value in made:
                 space[name] = made[value]
-    space = {"__name__": __name__, "play": made[play], "core_of": as_core, "column_of": as_column}
+    space = {"__name__": __name__, "play": made[play], "core_of": as_core}
+    space |= {"column_of": as_column, "floats_of": as_floats}
     entry = _copy(_entry, space, f"play_{version}")
     return numba.njit(error_model="numpy", cache=True, nogil=True)(entry)
 
@@ -151,12 +178,12 @@ def _functions(module: ModuleType) -> dict[str, FunctionType]:
 
 def _version() -> str:
     # Of all that is compiled: for what it keeps, numba looks at the file of the entry alone.
-    files = (Path(str(module.__file__)) for module in (*_MODULES, cs))
+    files = (Path(str(module.__file__)) for module in (*_MODULES, cs, core_columns, features_core))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
-def _pointers() -> tuple[Any, Any, Any]:
-    """Return core_of(), column_of() and core_state.part() for what is compiled."""
+def _pointers() -> tuple[Any, Any, Any, Any]:
+    """Return core_of(), column_of(), floats_of() and core_state.part() for what is compiled."""
     import operator
 
     from numba import types
@@ -172,7 +199,7 @@ def _pointers() -> tuple[Any, Any, Any]:
         type_callable,
     )
 
-    integers = types.CPointer(types.int64)
+    integers, floats = types.CPointer(types.int64), types.CPointer(types.float64)
 
     class CoreType(types.Type):  # type: ignore[misc]
         """A packed state by its address; its attributes are those of Core."""
@@ -183,7 +210,7 @@ def _pointers() -> tuple[Any, Any, Any]:
     core, pair = CoreType("Core"), PairType("Pair")
     kinds: dict[str, Any] = dict.fromkeys(Core._fields, pair)
     kinds |= dict.fromkeys(("head", "orders", "out"), integers)
-    kinds["queue"] = types.CPointer(types.float64)
+    kinds["queue"] = floats
     places, at = {}, _PLACES
     for name, kind in kinds.items():
         places[name], at = at, at + (2 if kind is pair else 1)
@@ -246,7 +273,44 @@ def _pointers() -> tuple[Any, Any, Any]:
 
         return column(column, types.int64, types.int64), build
 
-    return address_of(core), address_of(integers), part
+    return address_of(core), address_of(integers), address_of(floats), part
+
+
+def _vectors() -> dict[str, Any]:
+    """Return what of core_columns is done at once."""
+    from llvmlite import ir
+    from numba import types
+    from numba.extending import intrinsic
+
+    number, vector = ir.IntType(64), ir.VectorType(ir.IntType(64), NEAR)
+
+    def place(builder: Any, column: Any, at: Any) -> Any:
+        return builder.bitcast(builder.gep(column, [at]), vector.as_pointer())
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def count_below(context: Any, column: Any, first: Any, key: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            zeros = ir.Constant(ir.VectorType(ir.IntType(32), NEAR), [0] * NEAR)
+            unset = ir.Constant(vector, ir.Undefined)
+            keys = builder.insert_element(unset, given[2], ir.Constant(ir.IntType(32), 0))
+            keys = builder.shuffle_vector(keys, unset, zeros)
+            found = builder.load(place(builder, given[0], given[1]), align=8)
+            below = builder.bitcast(builder.icmp_signed("<", found, keys), ir.IntType(NEAR))
+            return builder.zext(builder.ctpop(below), number)
+
+        return types.int64(column, types.int64, types.int64), build
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def shift(context: Any, column: Any, first: Any, by: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            moved = builder.load(place(builder, given[0], given[1]), align=8)
+            to = place(builder, given[0], builder.add(given[1], given[2]))
+            builder.store(moved, to, align=8)
+            return context.get_dummy_value()
+
+        return types.void(column, types.int64, types.int64), build
+
+    return {"count_below": count_below, "shift": shift}
 
 
 def core_of(state: Any) -> Any:
@@ -259,70 +323,26 @@ def column_of(array: Any) -> Any:
     return array
 
 
+def floats_of(array: Any) -> Any:
+    """Return the floats that *array* is: compiled, by its address."""
+    return array
+
+
 def _nothing(*_: Any) -> int:
     return 0
 
 
-def _entry(state: Any, cursor: Any, messages: Any, rows: Any, commands: Any, told: Any) -> int:
-    columns = (column_of(messages), column_of(rows), column_of(commands), column_of(told))
-    return play(core_of(state), column_of(cursor), *columns)
-
-
-# --- What lists and arrays do differently ---------------------------------------------------------
-
-
-def _search(column: Any, key: int, low: int, high: int) -> int:
-    # bisect_left, which begins at the end: most is done near the best.
-    step, at = 1, high - 1
-    while at >= low and column[at] >= key:
-        high = at
-        at -= step
-        step += step
-    low = max(low, at + 1)
-    while low < high:
-        middle = (low + high) >> 1
-        if column[middle] < key:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-def _put_in(column: Any, at: int, value: int, n: int) -> None:
-    for i in range(n, at, -1):
-        column[i] = column[i - 1]
-    column[at] = value
-
-
-def _take_out(column: Any, at: int, n: int) -> None:
-    for i in range(at, n - 1):
-        column[i] = column[i + 1]
-
-
-def _empty(column: Any) -> None:
-    return None
-
-
-def _size_of(core: Core, side: int, key: int) -> int:
-    keys, n = core.keys[side], core.head[LEVELS + side]
-    i = _search(keys, key, 0, n)
-    return core.sizes[side][i] if i < n and keys[i] == key else 0
-
-
-def _set_level(head: Any, count: int, keys: Any, sizes: Any, key: int, size: int) -> int:
-    n = head[count]
-    i = _search(keys, key, 0, n)
-    if i < n and keys[i] == key:
-        previous: int = sizes[i]
-        if size:
-            sizes[i] = size
-        else:
-            _take_out(keys, i, n)
-            _take_out(sizes, i, n)
-            head[count] = n - 1
-        return previous
-    if size:
-        _put_in(keys, i, key, n)
-        _put_in(sizes, i, size, n)
-        head[count] = n + 1
-    return 0
+def _entry(
+    state: Any,
+    cursor: Any,
+    messages: Any,
+    rows: Any,
+    commands: Any,
+    told: Any,
+    sampler: Any,
+    times: Any,
+    values: Any,
+) -> int:
+    given = (column_of(messages), column_of(rows), column_of(commands))
+    made = (column_of(told), column_of(sampler), column_of(times), floats_of(values))
+    return play(core_of(state), column_of(cursor), *given, *made)

@@ -9,14 +9,17 @@ environment or `tickerml simulate` gives to the compiled core, so that no event 
     commands COMMAND numbers each, as they arrive
     told     TOLD numbers an event: those of out, and when
     cursor   how far it has come, and how much room there is
+    sampler  what features are made of, and times and values what they are: see core_features
 
 Every function may be compiled: see core_state.
 """
 
 from .core_book import best_price, clear_side, is_trusted, key_of
+from .core_features import BUY, DUE, GRID, SELL, hear, sample
 from .core_match import EXPIRES, RESTS, on_delta, on_trade, own_opposite, rebuild, submit
 from .core_orders import remove, tell
 from .core_peers import FOK, GTC, MARKET, POST_ONLY, arrive, on_level, on_print
+from .core_singles import on_orders
 from .core_state import (
     ASK,
     BID,
@@ -57,8 +60,9 @@ M_FIRST = 3  # its rows: first those of bids,
 M_MIDDLE = 4  # from here those of asks, up to the next message's
 MESSAGE = 5
 
-#: A change of levels, after the sides of its two bits (1 << side) are emptied; a print that hit a side.
-DELTA, ALL_BIDS, ALL_ASKS, SNAPSHOT, HIT_BID, HIT_ASK, BECOMES_STALE, RESYNCS = range(8)
+#: A change of levels, after the sides of its two bits (1 << side) are emptied; a print that hit a side;
+#: single orders, of which each takes two rows (core_singles).
+DELTA, ALL_BIDS, ALL_ASKS, SNAPSHOT, HIT_BID, HIT_ASK, BECOMES_STALE, RESYNCS, SINGLES = range(9)
 
 # --- A command ------------------------------------------------------------------------------------
 
@@ -91,15 +95,26 @@ CURSOR = 8
 TOLD = OUT + 1
 _BPS = 10_000
 
-#: Why play() stopped: all has happened, or it wants room in told, for levels or for orders.
-DONE, WANTS_TOLD, WANTS_LEVELS, WANTS_ORDERS = range(4)
+#: Why play() stopped: all has happened, or it wants room in told, for levels, orders or rows of features.
+DONE, WANTS_TOLD, WANTS_LEVELS, WANTS_ORDERS, WANTS_ROWS = range(5)
 
 
-def play(core: Core, cursor: Column, messages: Column, rows: Column, commands: Column, told: Column) -> int:
+def play(
+    core: Core,
+    cursor: Column,
+    messages: Column,
+    rows: Column,
+    commands: Column,
+    told: Column,
+    sampler: Column,
+    times: Column,
+    values: list[float],
+) -> int:
     """
     Let messages and commands happen in the order of the exchange, the market first at equal times.
 
-    What arrives after the last message meets the book as it is then.
+    What arrives after the last message meets the book as it is then; a row of features is of the market
+    alone, and comes before the first message that is later.
     """
     m, c, count, why = cursor[MESSAGE_AT], cursor[COMMAND_AT], 0, DONE
     last, sent = cursor[MESSAGE_END], cursor[COMMAND_END]
@@ -120,12 +135,28 @@ def play(core: Core, cursor: Column, messages: Column, rows: Column, commands: C
                 why = WANTS_LEVELS
                 break
             at = messages[m * MESSAGE + M_AT]
+            if sampler[DUE] < at and not sample(core, sampler, times, values, at):
+                why = WANTS_ROWS
+                break
+            if sampler[GRID]:
+                listen(sampler, messages[m * MESSAGE + M_KIND], rows, 2 * first, at)
             count = move(core, messages, m * MESSAGE, part(rows, 2 * first, 2 * end), at)
             m += 1
         if count:
             keep(core, cursor, told, count, at)
     cursor[MESSAGE_AT], cursor[COMMAND_AT] = m, c
     return why
+
+
+def listen(sampler: Column, kind: int, rows: Column, first: int, at: int) -> None:
+    """Let *sampler* hear of a message of *kind*, whose rows are from *first* on."""
+    if kind > HIT_ASK:
+        return
+    hear(sampler, at)
+    if kind == HIT_BID:
+        sampler[SELL] += rows[first + 1]
+    elif kind == HIT_ASK:
+        sampler[BUY] += rows[first + 1]
 
 
 def keep(core: Core, cursor: Column, told: Column, count: int, at: int) -> None:
@@ -146,6 +177,8 @@ def move(core: Core, messages: Column, m: int, rows: Column, at: int) -> int:
     """Let the message at *m*, of *rows*, happen; return how many events follow."""
     head, kind, ts_event = core.head, messages[m + M_KIND], messages[m + M_TS_EVENT]
     first, middle, end = messages[m + M_FIRST], messages[m + M_MIDDLE], messages[m + MESSAGE + M_FIRST]
+    if kind == SINGLES:
+        return on_orders(core, rows, 2 * (end - first), min(ts_event, at) if ts_event else at)
     if head[PROFILE] != DEFAULT:
         return move_peer(core, kind, BID if middle > first else ASK, rows, end - first)
     if kind in (HIT_BID, HIT_ASK):

@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from . import core_compile, core_play
+from . import core_compile, core_features, core_play
 from . import core_state as cs
-from .core_compile import Ints
+from .core_compile import Floats, Ints
 from .core_state import Column, Core
+from .features_core import COLUMNS
 
 #: What the compiled core may be told: a sum of what is below it, times 2**16, stays within 64 bits.
 COMPILED_LIMIT = 1 << 40
 
 _TOLD = 1 << 12  # events, before they are handed over
+_ROWS = 1 << 12  # of features, before they are
 
 
 def pack_market(is_print: Any, side: Ints, price: Ints, lots: Ints, at: Ints) -> tuple[Ints, Ints]:
@@ -50,13 +52,19 @@ class Player:
     """Plays messages and commands on *core*, in the columns of core_play."""
 
     def __init__(
-        self, core: Core, is_compiled: bool = False, levels: int = 1024, protection_bps: int = 100
+        self,
+        core: Core,
+        is_compiled: bool = False,
+        levels: int = 1024,
+        protection_bps: int = 100,
+        sampler: Column | None = None,
     ) -> None:
         """
         Args:
             is_compiled: by numba; prices and lots must then be below COMPILED_LIMIT.
             levels: room a side at first.
             protection_bps: how far from the best price a market order may go.
+            sampler: of the features that are wanted; none by default, see core_features.new_sampler.
         Raises: ImportError: numba is asked for and not installed.
         """
         self._levels, self._orders = levels, 64
@@ -64,12 +72,25 @@ class Player:
         self._is_compiled = is_compiled
         is_peer = core.head[cs.PROFILE] != cs.DEFAULT
         self._play: Any = core_compile.compiled(is_peer) if is_compiled else core_play.play
+        self._sampler = self._column(sampler or core_features.new_sampler(0))
+        self._sampler[core_features.ROW_ROOM] = _ROWS
+        self._times = self._column([0] * _ROWS)
+        self._values: Any = [0.0] * (_ROWS * len(COLUMNS))
+        if is_compiled:
+            self._values = np.array(self._values)
+        self._sampled: list[tuple[Ints, Floats]] = []
         self._take(core)
 
     @property
     def core(self) -> Core:
         """The core as it is, in lists; compiled, they are a copy."""
         return core_compile.unpack(self._core) if self._is_compiled else self._core
+
+    def sampled(self) -> tuple[Ints, Floats]:
+        """Return the grid point, ns, and the features of each row so far.  # (T,), (T, len(COLUMNS))"""
+        none = np.zeros(0, np.int64), np.zeros((0, len(COLUMNS)))
+        times, values = zip(none, *self._sampled, strict=True)
+        return np.concatenate(times), np.concatenate(values)
 
     def play(self, messages: Column | Ints, rows: Column | Ints, commands: Column) -> Column:
         """
@@ -88,18 +109,25 @@ class Player:
             at = given[0]
             at[core_play.TOLD_COUNT], at[core_play.TOLD_END] = 0, _TOLD
             at[core_play.LEVEL_ROOM] = self._levels
-            why = self._play(self._core, *given, self._told)
+            why = self._play(self._core, *given, self._told, self._sampler, self._times, self._values)
             told += (int(n) for n in self._told[: at[core_play.TOLD_COUNT] * core_play.TOLD])
+            self._keep_rows()
             if why == core_play.DONE:
                 return told
             self._grow(why)
+
+    def _keep_rows(self) -> None:
+        if count := int(self._sampler[core_features.ROWS]):
+            values = np.array(self._values[: count * len(COLUMNS)], np.float64)
+            self._sampled.append((np.array(self._times[:count], np.int64), values.reshape(count, -1)))
+            self._sampler[core_features.ROWS] = 0
 
     def _grow(self, why: int) -> None:
         if why == core_play.WANTS_LEVELS:
             self._levels *= 2
         elif why == core_play.WANTS_ORDERS:
             self._orders *= 2
-        if why != core_play.WANTS_TOLD:
+        if why in (core_play.WANTS_LEVELS, core_play.WANTS_ORDERS):
             self._take(self.core)
 
     def _take(self, core: Core) -> None:
