@@ -47,8 +47,9 @@ def row(
     flow: float = 0.0,
     symbol: str = "BTC/USDT",
     feature_set: str = "features-core",
+    mid: float = 100.05,
 ) -> FeatureVector:
-    values = [0.0, imbalance_5, 0.0, microprice, 10.0, 100.05, flow, math.nan, math.nan]
+    values = [0.0, imbalance_5, 0.0, microprice, 10.0, mid, flow, math.nan, math.nan]
     return FeatureVector(ts, ts, "test", symbol, feature_set, struct.pack("<9d", *values))
 
 
@@ -129,6 +130,7 @@ def test_bids_as_a_maker_at_the_best_bid_for_the_notional_when_the_bid_side_is_h
         QUANTITY,
         False,
         "imbalance_5 0.62 > 0.35, microprice_offset_bps 0.400 > 0",
+        0.5,
     )
 
 
@@ -325,8 +327,8 @@ def test_after_a_full_sale_it_starts_over():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"bids": [(10_001, 5)]}, "the best price is 10001, ours 10000"),
-        ({"bids": [(10_000, 0), (9_999, 5)]}, "the best price is 9999, ours 10000"),
+        ({"bids": [(10_001, 5)]}, "the best price is 100.01, ours 100"),
+        ({"bids": [(10_000, 0), (9_999, 5)]}, "the best price is 99.99, ours 100"),
         ({"bids": [(10_010, 5)]}, "the book cannot be trusted"),
     ],
 )
@@ -388,6 +390,98 @@ def test_a_halt_outlasts_a_restart():
     assert run_with_restarts(lambda: Harness(imbalance), tape, [3]) == []
 
 
+# --- How sure it is --------------------------------------------------------------------------------
+
+
+def sureness(moves, strength=0.52, asked=0.52):
+    """The confidence of an order after signals of *strength* that the mid answered with *moves*."""
+    desk = Desk(cooldown_ms=0)
+    desk.send(TradingHalted(START, "test", "only looks"))
+    for n, move in enumerate(moves):
+        desk.at(n * 20_000, strength, microprice=1.0, mid=100.0)
+        desk.at(n * 20_000 + 10_000, mid=100.0 + move)
+    desk.send(TradingResumed(START, "test", "enough"))
+    [order] = desk.at(len(moves) * 20_000, asked, microprice=1.0, mid=100.0)
+    return order.confidence
+
+
+@pytest.mark.parametrize(
+    ("moves", "confidence"),
+    [
+        ([], 5 / 10),
+        ([0.01], 6 / 11),
+        ([-0.01], 5 / 11),
+        ([0.01, 0.01, -0.01], 7 / 13),
+        ([0.0, 0.0], 5 / 10),  # a mid that stands says nothing
+        ([math.nan], 5 / 10),
+    ],
+)
+def test_it_is_as_sure_as_its_past_signals_of_that_strength_were_right(moves, confidence):
+    assert sureness(moves) == confidence
+
+
+def test_signals_of_another_strength_say_nothing_of_this_one():
+    assert sureness([0.01] * 3, strength=0.52, asked=0.59) == 8 / 13
+    assert sureness([0.01] * 3, strength=0.52, asked=0.62) == 0.5
+    assert sureness([0.01] * 3, strength=1.0, asked=0.99) == 8 / 13
+
+
+def test_a_signal_while_another_is_watched_is_not_counted_again():
+    desk = Desk(cooldown_ms=0)
+    desk.send(TradingHalted(START, "test", "only looks"))
+    for ms in range(0, 10_000, 1000):
+        desk.at(ms, 0.52, microprice=1.0, mid=100.0)
+    desk.at(10_000, mid=101.0)
+    desk.send(TradingResumed(START, "test", "enough"))
+
+    [order] = desk.at(10_100, 0.52, microprice=1.0)
+
+    assert order.confidence == 6 / 11
+
+
+def test_a_signal_is_judged_once_its_horizon_is_over_and_not_before():
+    desk = Desk(cooldown_ms=0, horizon_s=3.0)
+    desk.send(TradingHalted(START, "test", "only looks"))
+    desk.at(0, 0.52, microprice=1.0, mid=100.0)
+    desk.at(2_999, mid=90.0)
+    desk.at(3_000, mid=100.01)
+    desk.send(TradingResumed(START, "test", "enough"))
+
+    [order] = desk.at(3_100, 0.52, microprice=1.0)
+
+    assert order.confidence == 6 / 11
+
+
+def test_each_symbol_has_a_record_of_its_own():
+    desk = Desk(cooldown_ms=0)
+    desk.send(instrument(symbol="ETH/USDT"), Market(symbol="ETH/USDT").book(START, **BOOK))
+    desk.send(TradingHalted(START, "test", "only looks"))
+    desk.at(0, 0.52, microprice=1.0, mid=100.0, symbol="ETH/USDT")
+    desk.at(10_000, mid=101.0, symbol="ETH/USDT")
+    desk.send(TradingResumed(START, "test", "enough"))
+
+    [order] = desk.at(10_100, 0.52, microprice=1.0)
+
+    assert order.confidence == 0.5
+
+
+def test_what_only_gets_out_needs_no_confidence():
+    [order] = Desk().holding().at(5_000, -0.5)
+
+    assert (order.side, order.confidence) == (Side.SELL, None)
+
+
+def test_what_an_older_version_remembers_is_taken_over_and_its_record_begins_anew():
+    desk, late = Desk().holding(), Desk()
+    strategy, other = (each.harness.bus.component(PLUGIN) for each in (desk, late))
+    desks, *rest = msgspec.msgpack.decode(strategy.snapshot())
+
+    other.restore(other.migrate(msgspec.msgpack.encode([[each[:7] for each in desks], *rest]), 1))
+
+    [order] = late.at(5_000, -0.5)
+    assert (order.side, order.quantity) == (Side.SELL, QUANTITY)
+
+
 # --- Restarts -------------------------------------------------------------------------------------
 
 
@@ -440,7 +534,8 @@ class _Exchange:
         waiting: list[SubmitOrder] = []
         for number in range(count):
             self.ts += 100 * NS_PER_MS
-            messages: list[Message] = [row(self.ts, *self.random.uniform(-1, 1, 3))]
+            mid = 100 + int(self.random.integers(0, 3)) / 100
+            messages: list[Message] = [row(self.ts, *self.random.uniform(-1, 1, 3), mid=mid)]
             if self.random.random() < 0.2:
                 price = 9_990 + int(self.random.integers(0, 15))
                 messages.append(self.market.delta(self.ts, bids=[(price, int(self.random.integers(0, 2)))]))
