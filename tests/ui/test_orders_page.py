@@ -6,7 +6,9 @@ import msgspec
 import pytest
 
 from tickerml.kernel import (
+    UNIT,
     HaltLevel,
+    ModelResult,
     OrderAccepted,
     OrderDenied,
     OrderSubmitted,
@@ -15,6 +17,7 @@ from tickerml.kernel import (
     Side,
     SubmitOrder,
     TimeInForce,
+    TournamentMeasured,
     control,
 )
 from tickerml.kernel.runs import PLAN_KEY, RUN_KEY, Run
@@ -32,6 +35,12 @@ def order(ts):
     verdict = RiskVerdict(ts, "a-1", "risk-limits", 4, "half of it", {"equity": 9500.5})
     sent = OrderSubmitted(ts, "a-1", "trend", "paper", *PLACE, *terms, 201)
     return wish, verdict, sent, OrderAccepted(ts, ts, "a-1", *PLACE, 40, 4)
+
+
+def tournament(ts):
+    real = ModelResult("risk-averse", 1, 2, 10, 1000 * UNIT, UNIT, 4, -3 * UNIT, 0)
+    touch = ModelResult("touch", 3, 3, 30, 3000 * UNIT, 3 * UNIT, 0, 5 * UNIT // 2, 11 * UNIT // 2)
+    return TournamentMeasured(ts, *PLACE, "USDT", 201, 4, [real, touch])
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +78,24 @@ def test_an_order_shows_its_place_and_tells_why_when_it_is_clicked(open_page, ur
     page.get_by_label("Filter").fill("d-1")
     page.locator(".open .empty").wait_for()
     assert page.locator(".recent .order").count() == 1
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+@pytest.mark.browser
+def test_a_tournament_shows_its_band_and_each_model_once_there_is_one(open_page, url, kernel):
+    page = open_page()
+    page.goto(f"{url}/orders")
+    page.get_by_text("1 open · 1 denied").wait_for()
+    assert not page.locator(".tournament").is_visible()
+
+    kernel.publish(tournament(time.time_ns()))
+
+    page.get_by_text("the same 4 orders: P&L from -3.00 to +2.50 USDT (-3.00 real)").wait_for()
+    rows = page.locator(".tournament tbody tr")
+    assert rows.count() == 2
+    assert rows.nth(0).inner_text().split("\t")[0] == "risk-averse (real)"
+    assert "+5.50" in rows.nth(1).inner_text()
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 

@@ -42,6 +42,7 @@ TOPICS = (
     b"verdict.",
     b"markout.",
     b"portfolio.",
+    b"tournament.",
     b"control.",
     b"system.",
 )

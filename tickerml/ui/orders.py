@@ -30,11 +30,13 @@ from tickerml.kernel import (
     OrderReplaced,
     OrderSubmitted,
     Side,
+    TournamentMeasured,
     Trade,
     format_units,
 )
 
 from .rows import Row
+from .tournament import TournamentBoard
 
 ORDERS_KEPT = 500
 FILLS_KEPT = 300
@@ -126,6 +128,7 @@ class OrdersBoard:
 
     def __init__(self) -> None:
         self.version = 0  # rises with every change of orders
+        self.tournament = TournamentBoard()
         self._orders: OrderedDict[str, Known] = OrderedDict()
         self._fills: deque[OrderFilled] = deque(maxlen=FILLS_KEPT)
         self._markouts: OrderedDict[tuple[str, int, int], float] = OrderedDict()
@@ -147,6 +150,8 @@ class OrdersBoard:
                 self._fill(message)
             case OrderDenied() | OrderRejected() | OrderCanceled() | OrderExpired():
                 self._end(message)
+            case TournamentMeasured():
+                self.tournament.take(message)
             case MarkoutMeasured():
                 self._markouts[message.order_id, message.fill, message.horizon_ns] = message.markout_bps
                 if len(self._markouts) > 4 * FILLS_KEPT:

@@ -15,7 +15,8 @@ from tickerml.kernel import StoreError, control
 
 from ..orders import FILLS, OPEN, RECENT, matching
 from ..state import Row
-from .frame import Desk, Page, card, icon_button, in_thread
+from ..tournament import MODELS
+from .frame import Desk, Page, Rows, card, icon_button, in_thread
 
 FRAME_S = 0.5
 WHY_S = 120.0  # a story that takes longer is given up
@@ -79,6 +80,10 @@ class Orders(Page):
             self._recent = OrderRows("Recent orders", RECENT, "No order has ended yet.")
         with card("fills", "Fills"):
             self._fills = OrderRows("Fills", FILLS, "Nothing has been filled yet.")
+        with ui.element("div") as self._tournament, card("tournament", "Fill models on the same orders"):
+            self._band = ui.label().classes("band num").props('role="status"')
+            self._models = Rows("Fill models on the same orders", list(MODELS), "No tournament is held.")
+        self._shown_models: list[Row] = []
         for table in (self._open, self._recent, self._fills):
             table.on("choose", lambda event: self._choose(str(event.args)))
 
@@ -107,10 +112,20 @@ class Orders(Page):
                 board.fill_rows(markets),
             )
             summary = board.summary()
+            band, models = board.tournament.summary(), board.tournament.rows()
         self.hear(doubt)
         self._summary.set_text(summary)
+        self._show_tournament(band, models)
         for table, rows in zip((self._open, self._recent, self._fills), found, strict=True):
             table.show(matching(rows, text), self._chosen)
+
+    def _show_tournament(self, band: str, models: list[Row]) -> None:
+        # There is no card of it where none is held.
+        self._tournament.set_visibility(bool(models))
+        if models != self._shown_models:
+            self._shown_models = models
+            self._band.set_text(band)
+            self._models.show(models)
 
     # --- Why ----------------------------------------------------------------------------------
 
