@@ -746,7 +746,7 @@ def test_everything_is_counted_by_reason_and_each_reason_is_logged_once() -> Non
     feed = SpotFeed("binance", structlog.get_logger())
 
     with capture_logs() as logs:
-        for data in (b"x", b"y", framed("btcusdt@kline_1m", {}), framed("btcxyz@trade", TRADE)):
+        for data in (b"x", b"y", framed("btcusdt@miniTicker", {}), framed("btcxyz@trade", TRADE)):
             assert feed.on_frame(1, data) == []
         feed.on_frame(1, raw({"error": {"code": 2, "msg": "Invalid request"}, "id": 1}))
         feed.on_frame(1, framed("btcusdt@trade", TRADE | {"p": "0.001"}))

@@ -202,7 +202,8 @@ def test_a_silent_book_is_stale_once_while_another_speaks_and_until_it_speaks_ag
         ("not json", "malformed frame"),
         (ERROR, "error frame"),
         ('{"stream":"btcusd@trade","data":{"t":1,"p":"1.00"}}', "malformed frame"),
-        ('{"stream":"btcusd@kline_1m","data":{}}', "unsupported stream"),
+        ('{"stream":"btcusd@kline_1m","data":{}}', "candles are made from trades"),
+        ('{"stream":"btcusd@miniTicker","data":{}}', "unsupported stream"),
     ],
 )
 def test_a_frame_it_cannot_use_is_counted_and_skipped(garbage: str, reason: str) -> None:

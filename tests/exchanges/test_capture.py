@@ -122,7 +122,11 @@ def test_the_summary_and_the_end_count_what_was_skipped_and_why(tmp_path: Path) 
 
     (summary,), (ended,) = messages_of(events, FeedSummarized), messages_of(events, FeedEnded)
     assert (summary.exchange, summary.messages, summary.skipped) == ("binance", 4, 3)
-    assert summary.reasons == {"malformed frame": 1, "unsupported stream": 1, "not a capture line": 1}
+    assert summary.reasons == {
+        "malformed frame": 1,
+        "candles are made from trades": 1,
+        "not a capture line": 1,
+    }
     assert (ended.source, ended.messages, ended.skipped) == ("exchange-capture", 4, 3)
     assert len(events) == 6
 
@@ -587,7 +591,7 @@ def test_all_four_books_of_the_second_binanceus_capture_sync_with_the_listed_ins
     summary = messages_of(events, FeedSummarized)[-1]
     assert (summary.messages, summary.gaps, summary.crossed_books) == (485, 0, 0)
     assert (summary.books, summary.valid_books) == (4, 4)
-    assert summary.reasons == {"unsupported stream": 5}  # candles
+    assert summary.reasons == {"candles are made from trades": 5}
     instruments = {found.symbol: found for found in messages_of(events, Instrument)}
     assert sorted(instruments) == ["COMP/USDT", "CRV/USDT", "OMG/BUSD", "ZRX/USDT"]
     assert instruments["CRV/USDT"].tick_size == 10**9
@@ -641,7 +645,7 @@ def test_a_capture_is_known_by_its_content_and_its_books_hold_to_the_last_line(
     )
     told = (summary.messages, summary.skipped, summary.checksums_ok, summary.books, summary.valid_books)
     assert (*told, counts["BookSnapshot"], counts["BookDelta"]) == figures
-    assert set(summary.reasons) <= {"unsupported stream"}  # candles, and the answers to what asked for them
+    assert set(summary.reasons) <= {"candles are made from trades"}
     assert sum(stream.parsed for stream in summary.streams.values()) == summary.messages - summary.skipped
 
 

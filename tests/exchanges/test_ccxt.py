@@ -78,6 +78,14 @@ def test_a_perpetual_counts_contracts() -> None:
     assert scale.lots(7.0) == 7
 
 
+def test_an_inverse_perpetual_has_another_name_than_the_linear_one_of_its_pair() -> None:
+    inverse = SWAP | {"symbol": "BTC/USD:BTC", "quote": "USD", "linear": False, "inverse": True}
+
+    instrument = scale_of(inverse, "other", 3, DECIMALS).instrument
+
+    assert (instrument.symbol, instrument.contract) == ("BTC/USD-PERP-INVERSE", "inverse")
+
+
 def test_a_market_that_ends_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected spot or a perpetual"):
         scale_of(SPOT | {"spot": False, "future": True}, "other", 3, TICK_SIZE)

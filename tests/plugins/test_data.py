@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tickerml.kernel import (
+    BookOrders,
     BookResynced,
     BookStale,
     ChannelLost,
@@ -28,6 +29,7 @@ from tickerml.kernel import (
     Quote,
     SequenceGap,
     Side,
+    pack_orders,
 )
 from tickerml.kernel.testing import Harness, Market, instrument
 from tickerml.plugins import data_coverage, recorder
@@ -141,6 +143,15 @@ def test_importing_the_same_file_again_changes_nothing(tape, tmp_path):
     ] == before
     assert len(report("verify", "--tape", tape)["streams"]) == 1
     assert report("verify", "--tape", tape)["streams"][0]["messages"] == 41
+
+
+def test_a_recording_that_is_named_twice_is_refused(tmp_path):
+    one = write_capture(tmp_path / "one.txt")
+    other = write_capture(tmp_path / "other.txt")
+
+    with pytest.raises(ConfigError, match=r"other.txt: expected another file than .*one.txt, was the same"):
+        run("import", one, other, "--tape", tmp_path / "tape")
+    assert not (tmp_path / "tape").exists()
 
 
 def test_what_reaches_into_other_data_is_refused_and_nothing_is_imported(tape, tmp_path):
@@ -597,12 +608,17 @@ def test_what_came_is_shown_message_by_message_in_the_order_of_receipt(tmp_path)
 def test_quotes_funding_and_bars_are_shown_too(tmp_path):
     quote = Quote(1, 1, "test", "BTC/USDT", 7, 99, 1, 101, 2)
     funding = FundingUpdated(2, 2, "test", "BTC/USDT", 100, 99, 10**8, 2 * 10**8, 3, 28_800)
-    record(tmp_path, instrument(), quote, funding, quotes=True)
+    orders = pack_orders([(1, 5, 99, 3), (-1, 4, 101, -2)])
+    singles = BookOrders(3, 3, "test", "BTC/USDT", 8, orders)
+    record(tmp_path, instrument(), quote, funding, singles, quotes=True)
 
     text = run("show", "--tape", tmp_path)
 
     assert "rate 0.010000%, predicted 0.020000%, mark" in text
     assert " at 0.99 | " in text
+    assert "orders 8: bid 5 +0.00003 at 0.99, ask 4 -0.00002 at 1.01" in text
+    events = report("show", "--tape", tmp_path, "--stream", "l3|test|BTC/USDT")["events"]
+    assert events[-1]["orders"] == [[1, 5, 99, 3], [-1, 4, 101, -2]]
 
 
 def test_a_book_whose_source_has_ended_is_a_gap_only_where_more_came(tmp_path):

@@ -126,6 +126,19 @@ def test_no_trade_is_lost_where_a_page_ends_among_those_of_one_ms(tmp_path):
     assert sorted(TapeReader(tmp_path).read("trade|test|BTC/USD")["seq"].tolist())[-30:] == list(range(30))
 
 
+class Lexical(Crowded):
+    """One whose trades of a ms come sorted by the text of their numbers, as ccxt sorts them."""
+
+    def fetch_trades(self, symbol: str, since: int) -> list[dict[str, Any]]:
+        return sorted(super().fetch_trades(symbol, since), key=lambda it: (it["timestamp"], it["id"]))
+
+
+def test_trades_of_one_ms_are_in_the_order_of_their_numbers(tmp_path):
+    fetch(Lexical(), tmp_path, "trades")
+
+    assert TapeReader(tmp_path).read("trade|test|BTC/USD")["seq"].tolist() == list(range(30))
+
+
 def test_a_tape_in_other_ticks_is_refused(tmp_path):
     fetch(Exchange(), tmp_path)
     client = Exchange()
@@ -146,6 +159,17 @@ def test_amounts_of_contracts_become_quantities(tmp_path):
     assert stream == "trade|test|BTC/USD-PERP"
     assert tape.scale(stream).lot_size == 10**6
     assert set(tape.read(stream)["quantity"].tolist()) == {5}
+
+
+def test_futures_are_never_taken_for_the_spot_market_of_their_pair(tmp_path):
+    client = Exchange(count=2)
+    client.markets["BTC/USD"] |= {"contract": True, "swap": True, "inverse": True}
+    fetch(client, tmp_path, "trades")
+    assert TapeReader(tmp_path).streams() == ["trade|test|BTC/USD-PERP-INVERSE"]
+
+    client.markets["BTC/USD"] |= {"swap": False, "type": "future"}
+    with pytest.raises(ConfigError, match="expected spot or a perpetual, was future"):
+        fetch(client, tmp_path, "trades")
 
 
 def test_the_bar_that_has_not_ended_is_left_out(tmp_path):

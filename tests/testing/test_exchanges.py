@@ -398,6 +398,46 @@ def test_the_listing_names_every_market(exchange: str):
     assert wire.request("GET", "/no/such/path", {}).status == 404
 
 
+def test_binance_tells_of_its_past_trades_and_of_klines_that_add_up_to_them():
+    minute, now = 60 * 10**9, [NOW // (60 * 10**9) * 60 * 10**9]
+    wire = EXCHANGES["binanceus"](7, lambda: now[0])
+    for after in (0, 1, 30, 60, 240, 241):  # seconds: two minutes have no trade
+        now[0] = NOW // minute * minute + after * 10**9
+        for _ in range(20):
+            wire.update("BTCUSD")
+
+    def asked(path: str, **query: str) -> Any:
+        return json.loads(wire.request("GET", f"/api/v3/{path}", {"symbol": "BTCUSD", **query}).body)
+
+    trades, klines = asked("aggTrades"), asked("klines", interval="1m")
+    assert [trade["a"] for trade in trades] == list(range(1, len(trades) + 1))
+    assert [kline[0] for kline in klines] == [NOW // minute * 60_000 + n * 60_000 for n in range(5)]
+    assert [kline[8] > 0 for kline in klines] == [True, True, False, False, True]
+    for start, *prices, volume, end, turnover, count, _, _, _ in klines:
+        within = [trade for trade in trades if start <= trade["T"] <= end]
+        said = [Decimal(trade["p"]) for trade in within] or [Decimal(klines[1][4])]
+        assert [*map(Decimal, prices)] == [said[0], max(said), min(said), said[-1]]
+        assert Decimal(volume) == sum(Decimal(trade["q"]) for trade in within)
+        assert Decimal(turnover) == sum(Decimal(trade["p"]) * Decimal(trade["q"]) for trade in within)
+        assert count == len(within)
+
+
+def test_binance_gives_of_the_past_what_was_asked_for():
+    wire = wire_of("binanceusdm")
+    for _ in range(200):
+        wire.update("BTCUSDT")
+
+    def asked(path: str, **query: str) -> Any:
+        return json.loads(wire.request("GET", f"/fapi/v1/{path}", {"symbol": "BTCUSDT", **query}).body)
+
+    newest = asked("aggTrades", limit="3")
+    assert newest == asked("aggTrades")[-3:]
+    assert asked("aggTrades", startTime="0", limit="2") == asked("aggTrades")[:2]
+    assert asked("aggTrades", startTime=str(NOW)) == asked("klines", interval="1m", endTime="0") == []
+    assert asked("klines", interval="7m")["code"] == -1120
+    assert asked("klines", interval="1m", symbol="XYZ")["code"] == -1121
+
+
 def test_a_token_of_kucoin_is_good_for_one_connection():
     wire = wire_of("kucoin")
     token = json.loads(wire.request("POST", "/api/v1/bullet-public", {}).body)["data"]["token"]

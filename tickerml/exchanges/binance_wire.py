@@ -29,7 +29,7 @@ from tickerml.kernel import (
 
 from .binance_sync import DepthSync, DepthUpdate
 from .decimals import level, nearest_ticks, pack_json, units
-from .feed import Feed, Market, decoded, path_of, query_of
+from .feed import Feed, Market, decoded, path_of, query_of, unsupported
 from .symbols import PERPETUAL, concatenated, to_concatenated
 
 # --- Instruments ----------------------------------------------------------------------------------
@@ -479,7 +479,7 @@ class SpotFeed(Feed):
         wire, _, kind = stream.partition("@")
         kind = kind.split("@")[0]
         if kind != "depth" and kind not in _PARSERS:
-            raise MalformedMessage(f"unsupported stream: {stream[:64]}")
+            raise unsupported(stream)
         route = self._routes[stream] = self._market(wire.upper()), _PARSERS.get(kind)
         return route
 

@@ -47,7 +47,7 @@ from tickerml.kernel import (
 
 from .feed import Tally
 from .session import Backoff
-from .symbols import PERPETUAL
+from .symbols import INVERSE, PERPETUAL
 
 _TICK_SIZE = 4  # ccxt's precisionMode in which a precision is a step; otherwise it is a number of decimals
 _FINEST = Decimal("0.00000001")
@@ -123,7 +123,7 @@ def _step(precision: float | None, mode: int) -> Decimal:
 
 def scale_of(market: dict[str, Any], exchange: str, ts_recv: int, precision_mode: int) -> Scale:
     """
-    Return what ccxt's *market* is; a perpetual's "BTC/USDT:USDT" is "BTC/USDT-PERP".
+    Return what ccxt's *market* is: "BTC/USDT:USDT" is "BTC/USDT-PERP", "BTC/USD:BTC" "BTC/USD-PERP-INVERSE".
 
     Raises: ConfigError: neither a spot market nor a perpetual.
     """
@@ -136,10 +136,11 @@ def scale_of(market: dict[str, Any], exchange: str, ts_recv: int, precision_mode
     lot = amount_step * Decimal(repr(market.get("contractSize") or 1))
     limits = market.get("limits") or {}
     contract = "" if market.get("spot") else "inverse" if market.get("inverse") else "linear"
+    suffix = {"": "", "linear": PERPETUAL, "inverse": PERPETUAL + INVERSE}[contract]
     instrument = Instrument(
         ts_recv,
         exchange,
-        f"{market['base']}/{market['quote']}" + (PERPETUAL if contract else ""),
+        f"{market['base']}/{market['quote']}{suffix}",
         market["base"],
         market["quote"],
         max(1, int(price_step * UNIT)),

@@ -47,11 +47,10 @@ from tickerml.kernel import (
 from .decimals import level, nearest_ticks, text_of, units
 from .feed import Feed, Market, decoded, path_of
 from .keeper import Keeper
-from .symbols import PERPETUAL, kraken, to_kraken_v1
+from .symbols import INVERSE, PERPETUAL, kraken, to_kraken_v1
 
 INTERVAL_S = 3600
 
-_INVERSE = "-INVERSE"
 _NAME = re.compile(r"([PF])([IF])_([A-Z0-9]+)([A-Z]{3})(?:_(\d{6}))?")
 _INSTANT_MS = 10**11  # less than that is a span: 1973 as an instant, three years as a span
 
@@ -161,14 +160,14 @@ def to_symbol(wire: str) -> str:
     if (found := _NAME.fullmatch(wire)) is None or (found[1] == "P") == bool(found[5]):
         raise MalformedMessage(f"unknown symbol: expected a product as PF_XBTUSD, was {wire[:32]!r}")
     until = f"-20{found[5]}" if found[5] else PERPETUAL
-    return kraken(f"{found[3]}/{found[4]}") + until + (_INVERSE if found[2] == "I" else "")
+    return kraken(f"{found[3]}/{found[4]}") + until + (INVERSE if found[2] == "I" else "")
 
 
 def to_wire(symbol: str) -> str:
     """Return "BTC/USD-PERP" as "PF_XBTUSD"."""
-    pair, _, until = symbol.removesuffix(_INVERSE).partition("-")
+    pair, _, until = symbol.removesuffix(INVERSE).partition("-")
     is_dated = f"-{until}" != PERPETUAL
-    kind = ("F" if is_dated else "P") + ("I" if symbol.endswith(_INVERSE) else "F")
+    kind = ("F" if is_dated else "P") + ("I" if symbol.endswith(INVERSE) else "F")
     return f"{kind}_{to_kraken_v1(pair).replace('/', '')}" + (f"_{until[2:]}" if is_dated else "")
 
 
@@ -186,7 +185,7 @@ def _instrument(exchange: str, wire: str, ts_recv: int, tick: int, lot: int) -> 
         maker_fee_ppm=_MAKER_PPM,
         taker_fee_ppm=_TAKER_PPM,
         fees_as_of=_FEES_AS_OF,
-        contract="inverse" if symbol.endswith(_INVERSE) else "linear",
+        contract="inverse" if symbol.endswith(INVERSE) else "linear",
     )
 
 

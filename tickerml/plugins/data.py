@@ -50,7 +50,7 @@ Changed = Annotated[Path, typer.Option("--tape", help="A tape, its directory, or
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Stream = Annotated[
     list[str] | None,
-    typer.Option("--stream", help="Such as 'book|kraken|BTC/USD'; may be repeated. [default: all]"),
+    typer.Option("--stream", help="Such as 'book|kraken|BTC/USD'; may be repeated.", show_default="all"),
 ]
 Start = Annotated[str, typer.Option("--from", help="The first time of receipt, UTC.")]
 End = Annotated[str, typer.Option("--to", help="The time of receipt to end before, UTC.")]
@@ -155,7 +155,7 @@ def download_command(
     symbol: Annotated[str, typer.Option("--symbol", help="As ccxt names it: BTC/USD, BTC/USDT:USDT.")],
     what: Annotated[str, typer.Option(help="ohlcv, trades or funding.")] = "ohlcv",
     start: Annotated[str, typer.Option("--from", help="From when on, UTC.")] = "",
-    end: Annotated[str, typer.Option("--to", help="Until when, UTC. [default: now]")] = "",
+    end: Annotated[str, typer.Option("--to", help="Until when, UTC.", show_default="now")] = "",
     timeframe: Annotated[str, typer.Option(help="Of the bars: 1m, 1h, 1d.")] = "1m",
     settings: Annotated[
         str, typer.Option("--config", help="What ccxt's constructor takes besides, as JSON: urls, proxies.")
@@ -176,7 +176,7 @@ def download_command(
     if as_json:
         return _print_json({"tape": str(tape), **done._asdict()})
     if not done.records:
-        hint = "" if start else "; say with --from when to begin"
+        hint = "" if done.since else "; say with --from when to begin"
         return print(f"nothing new from {format_time(done.since)} on{hint}")
     print(f"{plural(done.records, 'record')} from {format_time(done.first)} to {format_time(done.last)}")
     if start and done.first - done.since > _DAY_NS:
@@ -196,12 +196,15 @@ def verify_command(tape: Tape = None, as_json: AsJson = False) -> None:
     """
     with _quiet(as_json), progress("verify", as_json) as update:
         report = data_verify.verify(_reader(tape, has_hot=False, reads_all=True), update)
+        report["unsealed"] = sum(len(tail.rows) for tail in _reader(tape).unsealed().tails.values())
     if as_json:
         _print_json(report)
     else:
         print_table(report["streams"], data_verify.COLUMNS)
         for reason, count in sorted(report["skipped"].items()):
             print(f"skipped {count:,}: {reason}")
+        if report["unsealed"]:
+            print(f"not looked at: {plural(report['unsealed'], 'row')} in no block yet")
         for problem in report["problems"]:
             print(f"WRONG  {problem}")
         print("whole" if report["ok"] else "DAMAGED")
@@ -410,7 +413,7 @@ def export_command(
     if as_json:
         return _print_json({"files": written, "codec": reader.codec})
     for file, count in written.items():
-        print(f"{file}  {count:,} rows")
+        print(f"{file}  {plural(count, 'row')}")
 
 
 def _export(

@@ -137,7 +137,10 @@ def _market(client: Any, exchange: str, wanted: Wanted) -> tuple[Instrument, Dec
     if wanted.symbol not in client.markets:
         raise ConfigError(f"--symbol {wanted.symbol}: {exchange} lists no such market")
     market = client.markets[wanted.symbol]
-    name = f"{market['base']}/{market['quote']}" + ("-PERP" if market.get("swap") else "")
+    if not market.get("swap") and market.get("contract"):
+        raise ConfigError(f"--symbol {wanted.symbol}: expected spot or a perpetual, was {market['type']}")
+    suffix = ("-PERP-INVERSE" if market.get("inverse") else "-PERP") if market.get("swap") else ""
+    name = f"{market['base']}/{market['quote']}{suffix}"
     size = Decimal(repr(market.get("contractSize") or 1))
     precision, mode = market["precision"], getattr(client, "precisionMode", _STEPS)
     tick, lot = (_step(precision.get(key), mode) for key in ("price", "amount"))
@@ -183,10 +186,14 @@ class _Fetcher:
     def new(self, at: int, last: int) -> Page:
         """Return what there is from *at* on and came after *last*, oldest first; nothing for nothing."""
         page = _asked(self.client, partial(self.page, at // NS_PER_MS))
-        return sorted((row for row in page if last < self.ts(row) < self.wanted.end), key=self.ts)
+        return sorted((row for row in page if last < self.ts(row) < self.wanted.end), key=self.place)
 
     def ts(self, row: Any) -> int:
         return int(row["timestamp"]) * NS_PER_MS
+
+    def place(self, row: Any) -> tuple[int, ...]:
+        """Return where *row* belongs among the others; equal ones stay as they came."""
+        return (self.ts(row),)
 
     def rows(self, page: Page) -> Rows:
         raise NotImplementedError
@@ -239,14 +246,23 @@ class _Trades(_Fetcher):
         found: Page = self.client.fetch_trades(self.wanted.symbol, since_ms)
         return found
 
+    def place(self, row: Any) -> tuple[int, ...]:
+        # Within a ms ccxt sorts by the text of the numbers, where 10 goes before 9.
+        return self.ts(row), self.number(row)
+
+    @staticmethod
+    def number(row: Any) -> int:
+        """Return the exchange's number of a trade; 0 where it has none."""
+        identity = str(row.get("id") or "")
+        return int(identity) if identity.isdecimal() and len(identity) < 19 else 0
+
     def rows(self, page: Page) -> Rows:
         draft, known = Draft(), self.instrument
         for row in page:
-            ts, identity = self.ts(row), str(row.get("id") or "")
+            ts, number = self.ts(row), self.number(row)
             side = Side.BUY if row.get("side") == "buy" else Side.SELL
-            seq = int(identity) if identity.isdecimal() and len(identity) < 19 else 0
             price, quantity = self.price(row["price"]), self.quantity(row["amount"])
-            draft.append_message(Trade(ts, ts, known.exchange, known.symbol, seq, price, quantity, side))
+            draft.append_message(Trade(ts, ts, known.exchange, known.symbol, number, price, quantity, side))
         return draft.rows()
 
 

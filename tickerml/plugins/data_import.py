@@ -7,12 +7,14 @@ from there, whole or not at all, into the one that was named. What that tape has
 as it is; what reaches into the time of other data of the same stream is refused.
 """
 
+import filecmp
 import gzip
 import os
 import shutil
 import tempfile
 import zlib
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,6 +107,7 @@ def import_files(files: Sequence[Path], directory: Path, settings: Settings, upd
     kinds: dict[str, list[Path]] = {}
     for path in files:
         kinds.setdefault(recognise(path), []).append(path)
+    _refuse_twice(files)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         staging = _staging(directory)
@@ -126,6 +129,13 @@ def import_files(files: Sequence[Path], directory: Path, settings: Settings, upd
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Imported({kind: len(paths) for kind, paths in kinds.items()}, *found)
+
+
+def _refuse_twice(files: Sequence[Path]) -> None:
+    # A recording that is told twice over has each trade twice, and nothing on the tape would show it.
+    for first, second in combinations(files, 2):
+        if filecmp.cmp(first, second, shallow=False):
+            raise ConfigError(f"{second}: expected another file than {first}, was the same; name one of them")
 
 
 def _staging(directory: Path) -> Path:

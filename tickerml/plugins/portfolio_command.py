@@ -29,7 +29,7 @@ from .run_named import HOME, AsJson, RunDir, find_run, reading
 
 commands = typer.Typer(help="What paper accounts have gained and lost, from the journal of a run.")
 
-Account = Annotated[str, typer.Option("--account", help="The only account to look at. [default: all]")]
+Account = Annotated[str, typer.Option("--account", help="The only account to look at.", show_default="all")]
 
 MONEY = {
     *("equity", "opening", "realized", "unrealized", "fees", "funding", "withdrawal_fees", "accrued", "net"),

@@ -8,13 +8,14 @@ Source: Binance.US "WebSocket market data streams"; Binance USD-M "Diff. book de
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from tickerml.kernel import NS_PER_MS
 
+from .binance_history import History
 from .market import Listing, Market, Print, Update
-from .wire import Connection, Reply, Wire, dumps
+from .wire import Clock, Connection, Reply, Wire, dumps
 
 _FUNDING_MS = 8 * 3600 * 1000
 
@@ -38,7 +39,7 @@ def _futures_numbers(first: int, last: int) -> Numbers:
 
 
 class BinanceUS(Wire):
-    """Binance.US: /api/v3/exchangeInfo, /api/v3/depth, and the combined stream."""
+    """Binance.US: /api/v3 with exchangeInfo, depth, aggTrades and klines, and the combined stream."""
 
     exchange = "binanceus"
     listings: ClassVar[tuple[Listing, ...]] = (
@@ -51,8 +52,17 @@ class BinanceUS(Wire):
     base_path = "/api/v3"
     numbers = staticmethod(_spot_numbers)
 
+    def __init__(self, seed: int, clock: Clock, *, symbols: Iterable[str] = (), levels: int = 120) -> None:
+        super().__init__(seed, clock, symbols=symbols, levels=levels)
+        self._history = History()
+
     def connection(self) -> "BinanceConnection":
         return BinanceConnection(self)
+
+    def update(self, wire: str, changes: int = 0) -> Update:
+        update = super().update(wire, changes)
+        self._history.remember(wire, self.now() // NS_PER_MS, update.prints)
+        return update
 
     def rest(self, method: str, path: str, query: Mapping[str, str]) -> Reply | None:
         market = self.markets.get(query.get("symbol", ""))
@@ -60,11 +70,17 @@ class BinanceUS(Wire):
             return Reply(
                 dumps({"timezone": "UTC", "symbols": [*map(self.symbol_info, self.markets.values())]})
             )
-        if path == self.base_path + "/depth":
-            if market is None:
-                return Reply('{"code":-1121,"msg":"Invalid symbol."}', 400)
+        if path not in [f"{self.base_path}/{name}" for name in ("depth", "aggTrades", "klines")]:
+            return None
+        if market is None:
+            return Reply('{"code":-1121,"msg":"Invalid symbol."}', 400)
+        if path.endswith("/depth"):
             return Reply(dumps(self.depth(market, int(query.get("limit", "100")))), seq=market.seq)
-        return None
+        if path.endswith("/aggTrades"):
+            return Reply(dumps(self._history.trades(market, query)))
+        if (klines := self._history.klines(market, query, self.now() // NS_PER_MS)) is None:
+            return Reply('{"code":-1120,"msg":"Invalid interval."}', 400)
+        return Reply(dumps(klines))
 
     def depth(self, market: Market, limit: int) -> dict[str, Any]:
         """Return a depth reply."""
@@ -123,7 +139,7 @@ class BinanceUSDM(BinanceUS):
         if path == "/fapi/v1/fundingInfo":
             return Reply(dumps([self._terms(wire) for wire in self.markets]))
         if path == "/fapi/v1/fundingRate":
-            return Reply(dumps(self._history(query)))
+            return Reply(dumps(self._rates(query)))
         return super().rest(method, path, query)
 
     def depth(self, market: Market, limit: int) -> dict[str, Any]:
@@ -156,7 +172,7 @@ class BinanceUSDM(BinanceUS):
         caps = {"adjustedFundingRateCap": "0.00300000", "adjustedFundingRateFloor": "-0.00300000"}
         return {"symbol": wire, **caps, "fundingIntervalHours": 8, "disclaimer": False}
 
-    def _history(self, query: Mapping[str, str]) -> list[dict[str, Any]]:
+    def _rates(self, query: Mapping[str, str]) -> list[dict[str, Any]]:
         # Every eight hours since 2024, the same rate but for its last digits.
         start = int(query.get("startTime", "1704067200000"))
         end = int(query.get("endTime", str(self.now() // NS_PER_MS)))
