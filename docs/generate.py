@@ -11,6 +11,7 @@ log event, stands in EVENTS below; a test holds it to the events that the code r
 import argparse
 import ast
 import enum
+import functools
 import inspect
 import re
 import sys
@@ -135,6 +136,7 @@ UNITS = {
         "lots",
     ),
     **dict.fromkeys(("bids", "asks"), "packed pairs of ticks and lots"),
+    "BookOrders.orders": "packed: side, number, ticks, lots",
     **dict.fromkeys(("arrival_mid", "fill_mid", "TournamentMeasured.mid2"), "half ticks: bid + ask"),
     **dict.fromkeys(("TournamentMeasured.accepted", "ModelResult.orders"), "orders"),
     "ModelResult.fills": "fills",
@@ -162,6 +164,9 @@ UNITS = {
     **dict.fromkeys(("buy_band_ppm", "sell_band_ppm"), "millionths of the average price"),
     "average_minutes": "min",
     "max_orders": "orders",
+    "max_notional": "1e-12 of quote",
+    "entry_fees_ppm": "millionths",
+    "price_limit_ppm": "millionths of the other side's best price",
     "confidence": "fraction",
     "arrives_ts": "ns UTC",
     **dict.fromkeys(("drawdown", "max_drawdown"), "fraction of the peak"),
@@ -853,6 +858,7 @@ def _levels_in(node: ast.expr) -> frozenset[str]:
     )
 
 
+@functools.cache
 def logged() -> list[Logged]:
     """Return every log call of the package."""
     return [call for path in sorted(PACKAGE.rglob("*.py")) for call in logged_in(path)]

@@ -1,6 +1,7 @@
 """What the documentation says is what the code does: pages, commands, links, examples, log events."""
 
 import ast
+import functools
 import importlib.util
 import re
 import shlex
@@ -177,6 +178,7 @@ def told_of(name: str, heading: str) -> list[str]:
     return [message for message in told if message not in ("Message", "---")]
 
 
+@functools.cache
 def texts_of_the_package() -> str:
     """Return every text that is written out in the package, with … for what is filled in."""
     trees = [ast.parse(path.read_text()) for path in sorted((ROOT / "tickerml").rglob("*.py"))]

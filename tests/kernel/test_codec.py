@@ -1,6 +1,7 @@
 """Bytes on the wire: every message comes back whole, old and new readers agree, frames keep their parts."""
 
 import enum
+import functools
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tickerml.kernel import messages as m
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
 
+@functools.cache
 def values_of(hint: object) -> st.SearchStrategy:
     """Return a strategy for any value of the type *hint*, as message fields use them."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

@@ -66,7 +66,11 @@ def test_a_manifest_says_what_a_plugin_is_and_leaves_the_rest_at_its_defaults(tm
         ('"FeatureVector"', '"Vector"', "subscribes: 'Vector' is no message type"),
         ('"api-key"', '"Api Key"', "secrets: expected names of a-z, 0-9 and -, was 'Api Key'"),
         ('"conforms"', '"conform"', "tier: 'conform' is no tier; did you mean 'conforms'?"),
-        ('tier = "conforms"', 'reload = "never"', "strategy-demo.reload: expected `str` matching regex"),
+        (
+            'tier = "conforms"',
+            'reload = "never"',
+            "strategy-demo.reload: must be one of process, restart, was",
+        ),
         ('tier = "conforms"', "state_version = 0", "strategy-demo.state_version: expected `int` >= 1, was 0"),
         ('tier = "conforms"', "tiers = 3", "strategy-demo.tiers: unknown key; did you mean 'tier'?"),
         ("ram_mb = 200", "ram = 200", "strategy-demo.resources.ram: unknown key; did you mean 'ram_mb'?"),

@@ -65,7 +65,7 @@ def test_a_plugin_can_be_disabled_and_enabled_while_the_rest_runs(running: Any) 
     )
     assert "enabled = false" in running.config.read_text()
 
-    running.call("plugin", "enable", "strategy-imbalance")
+    running.call("plugin", "enable", "strategy-imbalance", "--probation", "1s")
 
     running.wait_until(lambda report: states(report)["strategy-imbalance"] == "active")
 

@@ -1,8 +1,10 @@
 """`plugin new` writes a package of any kind whose own tests pass at once, and refuses what is no name."""
 
+import os
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -21,13 +23,27 @@ def project(request, tmp_path):
     return folder
 
 
-def test_what_is_new_passes_its_own_tests_and_with_them_the_checks_of_the_kit(project):
+@pytest.fixture(scope="module")
+def own_tests(tmp_path_factory):
+    """What came of the tests of a new package of each kind: as many at a time as there are processors."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {kind: pool.submit(run_own_tests, kind, tmp_path_factory.mktemp(kind)) for kind in SHAPES}
+        pool.shutdown(cancel_futures=True)
+
+
+def run_own_tests(kind, directory):
+    scaffold.create(kind, "first-try", directory)
+    (project,) = directory.iterdir()
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
     plugin = [] if "tickerml" in plugins_of_pytest() else ["-p", "tickerml.testing.plugin"]
-
-    done = subprocess.run(
+    return subprocess.run(
         [*command, *plugin, "-k", f"not ({SLOW})"], cwd=project, capture_output=True, text=True
     )
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_what_is_new_passes_its_own_tests_and_with_them_the_checks_of_the_kit(kind, own_tests):
+    done = own_tests[kind].result()
 
     assert done.returncode == 0, done.stdout
 

@@ -183,15 +183,16 @@ def _allowed(found: Found) -> Found:
 
 def _offered(distribution: Distribution, origin: str, paths: list[str]) -> Iterator[Found]:
     """Yield what one installed distribution offers."""
-    for entry in distribution.entry_points:
-        if entry.group != ENTRY_POINTS:
-            continue
-        name = normalized(distribution.name)
+    entries = [entry for entry in distribution.entry_points if entry.group == ENTRY_POINTS]
+    if not entries:
+        return
+    name, version = normalized(distribution.name), distribution.version  # each reads all of its metadata
+    for entry in entries:
         found = Found(
             id=entry.name,
             origin=origin,
             distribution=name,
-            version=distribution.version,
+            version=version,
             module=entry.value,
             paths=paths,
         )

@@ -20,6 +20,7 @@ what is named here. A key that nobody knows is an error to `tickerml plugin chec
 running it is a warning, so that a manifest can be written for two versions of the API.
 """
 
+import functools
 import re
 import tomllib
 from pathlib import Path
@@ -101,6 +102,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.kinds[0]
 
 
+#: One file tells of a whole family, and is read again for each plugin in it. Nobody changes what it gives.
+_loads = functools.lru_cache(maxsize=16)(tomllib.loads)
+
+
 def read(path: Path) -> dict[str, Any]:
     """
     Return the tables of a manifest file by plugin id: a `tickerml-plugin.toml`, or a single-file plugin.
@@ -108,7 +113,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises: ConfigError: unreadable, not TOML, or not of this form.
     """
     if path.suffix != ".py":
-        return tables(read_toml(path, "manifest"), str(path))
+        return tables(read_toml(path, "manifest", loads=_loads), str(path))
     try:
         return tables(tomllib.loads(_block(path)), str(path))
     except OSError as error:
