@@ -57,6 +57,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0, help="time budget of all together")
     parser.add_argument("--rounds", type=int, default=0, help="at most so many runs in each; 0: as they need")
     parser.add_argument("--kills", type=int, default=50, help="of each process in the kill campaign")
+    parser.add_argument("--patient", action="store_true", help="let orders rest in the kill campaign")
     parser.add_argument("--cases", type=int, default=200, help="damaged homes in the damage campaign")
     parser.add_argument("--seconds", type=int, default=0, help="market time of one run; 0: as each likes")
     parser.add_argument("--seed", type=int, default=1, help="of the moments and the damage")
@@ -67,8 +68,8 @@ def main() -> int:
     names = arguments.names or list(NAMES)
     if unknown := set(names) - set(NAMES):
         parser.error(f"expected campaigns of {', '.join(NAMES)}, was {', '.join(sorted(unknown))}")
-    common = {name: {"rounds": arguments.rounds} for name in NAMES}
-    common["kill"]["kills"] = arguments.kills
+    common: dict[str, dict[str, Any]] = {name: {"rounds": arguments.rounds} for name in NAMES}
+    common["kill"] |= {"kills": arguments.kills, "is_patient": arguments.patient}
     common["damage"] = {"cases": arguments.cases}
     if arguments.seconds:
         for name in ("kill", "swap", "stall", "disk", "sync"):

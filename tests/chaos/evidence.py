@@ -19,7 +19,16 @@ from typing import Any
 
 import msgspec
 
-from tickerml.kernel import StoreError, codec, control
+from tickerml.kernel import (
+    Message,
+    OrderAccepted,
+    OrderCanceled,
+    OrderExpired,
+    OrderFilled,
+    StoreError,
+    codec,
+    control,
+)
 from tickerml.kernel.gate import HOST_TIMER
 from tickerml.kernel.journal import JournalReader
 from tickerml.kernel.localbus import BusState
@@ -39,6 +48,7 @@ class Evidence(msgspec.Struct, frozen=True):
     decisions: list[str]  # every order, fill and verdict, in order
     faults: list[str]  # what is wrong with the journal by itself
     frames: int
+    resting: int = 0  # orders that were open at its end
 
 
 def read(run_dir: Path, summary: dict[str, Any], hosts: tuple[str, ...]) -> Evidence:
@@ -61,7 +71,7 @@ def read(run_dir: Path, summary: dict[str, Any], hosts: tuple[str, ...]) -> Evid
     if kept.digest() != log.kept.digest():
         log.faults.append("what is kept for good is not what was logged")
     figures = {name: summary.get(name) for name in FIGURES}
-    return Evidence(figures, states, log.streams(), log.decisions, log.faults, log.seq)
+    return Evidence(figures, states, log.streams(), log.decisions, log.faults, log.seq, len(log.resting))
 
 
 def read_apart(run_dir: Path, summary: dict[str, Any], hosts: tuple[str, ...]) -> Evidence:
@@ -87,6 +97,7 @@ class _Log:
         self.kept = hashlib.sha256()
         self.decisions: list[str] = []
         self.faults: list[str] = []
+        self.resting: set[str] = set()  # orders that were accepted and have not ended
         self._digests: dict[bytes, Any] = defaultdict(hashlib.sha256)
         self._counts: dict[bytes, int] = defaultdict(int)
         self._last: dict[int, tuple[int, int, int]] = {}  # origin -> cause, n of its last output; its epoch
@@ -115,8 +126,16 @@ class _Log:
             self.kept.update(raw)
         if kind in DECISION_KINDS:
             self.decisions.append(hashlib.sha256(frame.body).hexdigest()[:16])
+            self._follow(codec.decode(frame.body))
         self._digests[frame.topic].update(len(frame.body).to_bytes(4, "big") + frame.body)
         self._counts[frame.topic] += 1
+
+    def _follow(self, decision: Message) -> None:
+        match decision:
+            case OrderAccepted():
+                self.resting.add(decision.order_id)
+            case OrderCanceled() | OrderExpired() | OrderFilled(leaves=0):
+                self.resting.discard(decision.order_id)
 
     def streams(self) -> dict[str, str]:
         """Return for each topic how many messages it had, and a digest of them."""

@@ -220,6 +220,7 @@ def campaign(
     duration_s: int = 120,
     targets: tuple[str, ...] = TARGETS,
     checkpoint_s: float = 1.0,
+    is_patient: bool = False,
 ) -> dict[str, Any]:
     """
     Kill until each target had its share, the rounds are played or the time is over.
@@ -228,9 +229,11 @@ def campaign(
         kills: of each target.
         rounds: at most this many runs; 0 for as many as it takes.
         duration_s: market time of one run.
+        is_patient: a second strategy takes no order back, so that many rest whenever something is killed.
     """
     choices: dict[str, Any] = {"duration_s": duration_s, "checkpoint_s": checkpoint_s}
-    more = '"console"' if "console" in targets else ""
+    also = ['"console"'] * ("console" in targets) + ['"strategy-patient"'] * is_patient
+    more = ", ".join(also)
     expected = undisturbed(budget, **choices, more=more)
     needed = dict.fromkeys(targets, kills)
     recoveries: dict[str, list[float]] = {target: [] for target in targets}
@@ -272,6 +275,7 @@ def campaign(
     return {
         "rounds": played,
         "messages_per_round": expected.frames,
+        "orders_at_rest": expected.resting,
         "checkpoint_s": checkpoint_s,
         "kills": taken,
         "differences": unequal,

@@ -67,6 +67,9 @@ host = "record"
 [plugin.console]
 host = "own"
 options = {{ port = {port} }}
+[plugin.strategy-patient]
+host = "trade"
+module = "patient"
 [plugin.exchange-bench]
 host = "stamp"
 module = "bench_feed"
@@ -166,7 +169,7 @@ class System:
     @property
     def environment(self) -> dict[str, str]:
         """The environment commands run in."""
-        paths = [str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(BENCHMARKS), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         own = {"PYTHONPATH": os.pathsep.join(paths), "XDG_RUNTIME_DIR": str(self.directory / "run")}
         return {**os.environ, **own}
 
