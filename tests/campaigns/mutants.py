@@ -40,8 +40,13 @@ EQUIVALENTS = Path(__file__).with_name("equivalents.txt")
 NEEDED = ("tickerml", "tests", "examples", "docs", "benchmarks", "pyproject.toml", "plugins.toml")
 SLACK = (5.0, 20.0)  # times its undisturbed tests, and seconds, after which a mutant hangs
 
-_CORE = ("plugins/test_matching", "plugins/test_sim_fifo")
-_MONEY = ("plugins/test_portfolio", "plugins/test_portfolio_money")
+_CORE = (
+    "plugins/test_matching",
+    "plugins/test_sim_fifo",
+    "plugins/test_core_sizes",
+    "plugins/test_core_singles",
+)
+_MONEY = ("plugins/test_portfolio", "plugins/test_portfolio_money", "plugins/test_portfolio_liquidation")
 #: What is mutated, by its path below tickerml/, and the tests below tests/ that are to notice.
 MODULES: dict[str, tuple[str, ...]] = {
     "kernel/sequencer": ("kernel/test_sequencer", "kernel/test_admission"),
@@ -55,7 +60,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "plugins/core_orders": _CORE,
     "plugins/matching": _CORE,
     "plugins/queue_models": _CORE,
-    "plugins/ledger": ("plugins/test_ledger",),
+    "plugins/ledger": ("plugins/test_ledger", "plugins/test_portfolio_liquidation"),
     "plugins/portfolio_account": _MONEY,
     "plugins/portfolio_funding": _MONEY,
 } | {

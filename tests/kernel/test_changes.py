@@ -436,7 +436,9 @@ def test_nothing_is_permanent_before_the_states_it_rests_on_are_on_disk():
 def test_a_disk_that_never_takes_those_states_rolls_it_back():
     stage = Stage(probation_s=0.0)
     stage.take_over()
-    stage.world.pass_time(KEEP_LIMIT_NS + NS_PER_S)
+    stage.world.pass_time(KEEP_LIMIT_NS - 1)
+    assert stage.change["error"] == ""
+    stage.world.pass_time(1)
     stage.give_state(SPARE)
     stage.world.say(b"rules", control.Took("rules", []))
     stage.world.kernel.tick()
@@ -528,6 +530,20 @@ def test_a_plugin_that_is_new_gets_a_process_and_one_that_cannot_run_is_taken_ba
     assert stage.change["outcome"] == "rolled back"
     assert "no such module" in stage.change["error"]
     assert stage.is_told("more", control.Stop)
+
+
+def test_a_plugin_that_is_new_and_runs_is_there_for_good_after_its_probation():
+    stage = Stage(probation_s=2.0)
+    plan = stage.plan()
+    stage.ask(msgspec.structs.replace(plan, plugins=[*plan.plugins, planned("store-y", "store", "more")]))
+
+    stage.world.start("more")
+    stage.pass_time(NS_PER_S)
+    assert stage.change["step"] == "probation"
+    stage.pass_time(2 * NS_PER_S)
+
+    assert stage.outcome() == ("permanent", "")
+    assert [(each.plugin, each.is_enabled) for each in stage.world.of(PluginChanged)] == [("store-y", True)]
 
 
 def test_the_end_of_the_run_ends_a_change_and_makes_nothing_permanent():

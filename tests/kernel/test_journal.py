@@ -1,5 +1,6 @@
 """The journal: always a prefix of what happened, and never a wrong byte out of it."""
 
+import hashlib
 import inspect
 import os
 import random
@@ -21,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from tickerml.kernel import StoreCorrupt, StoreError, StoreFull, codec
+from tickerml.kernel import StoreCorrupt, StoreError, StoreFull, codec, records
 from tickerml.kernel.core import BACKLOG_LIMIT
 from tickerml.kernel.journal import (
     EARLY_BATCHES,
@@ -32,7 +33,14 @@ from tickerml.kernel.journal import (
     pack_record,
     unpack_record,
 )
-from tickerml.kernel.records import NO_DIGEST, checkpoint_digest, checkpoint_key, split_checkpoint_key
+from tickerml.kernel.records import (
+    DIGEST_SIZE,
+    KEY,
+    NO_DIGEST,
+    checkpoint_digest,
+    checkpoint_key,
+    split_checkpoint_key,
+)
 from tickerml.testing.disk import Disk, Trouble
 
 EVERYTHING = 2**62
@@ -119,6 +127,17 @@ def test_any_range_of_seq_comes_back_exactly(data, sizes):
     for (after, until), answer, answer_kept in zip(queries, answers, answers_kept, strict=True):
         assert answer == everything[after:until]
         assert answer_kept == [raw for raw in kept if after < frame_seq(raw) <= until]
+
+
+def test_a_record_with_more_in_it_than_its_frames_is_damaged():
+    key, (value, _) = KEY.pack(1), pack_record(frames_of(1, 2), NO_DIGEST, 0)
+    header = records.read_header(key, value)
+    payload = value[records._HEADER.size :]
+    head = records._HEADER.pack(*header._replace(frame_count=1))[:-DIGEST_SIZE]
+    digest = hashlib.blake2b(key + head + payload, digest_size=DIGEST_SIZE).digest()
+
+    with pytest.raises(StoreCorrupt, match=r"at seq 1 is damaged: it holds \d+ bytes, not \d+"):
+        unpack_record(key, head + digest + payload)
 
 
 def test_an_empty_journal_has_neither_head_nor_first_nor_frames(tmp_path):

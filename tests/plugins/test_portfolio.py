@@ -239,6 +239,32 @@ def test_what_was_bought_with_one_quote_and_sold_for_another_brings_its_cost_alo
     assert unexplained(last(kept)) == 0
 
 
+def test_what_is_missing_is_taken_from_symbols_that_hold_some_and_no_more_of_it_than_that():
+    sold = [instrument("test", f"BTC/{quote}", tick="1", lot="0.01") for quote in ("EUR", "USD")]
+    kept = harness(opening={"test.USDT": "10000", "test.EUR": "10000"}, pegs={"USDT": "1", "EUR": "1"})
+    kept.send(BTC, *sold, touch(Market(), 1, 99, 101), touch(Market(symbol="BTC/USD"), 1, 110, 111))
+    kept.send(filled(2, "a", 1, Side.BUY, 300, 100), filled(3, "b", 1, Side.SELL, 300, 100))
+    kept.send(filled(4, "c", 1, Side.BUY, 1000, 100, symbol="BTC/EUR"))
+
+    kept.send(filled(5, "d", 1, Side.SELL, 400, 110, symbol="BTC/USD"))
+
+    held = {p.symbol: (p.quantity, p.cost) for p in last(kept).positions if p.quantity}
+    assert held == {"BTC/EUR": (600, to_units("600"))}
+    assert last(kept).realized == to_units("40")
+
+
+def test_the_least_that_is_missing_is_taken_too():
+    usd = instrument("test", "BTC/USD", tick="1", lot="0.01")
+    kept = harness(opening={"test.USDT": "10000", "test.USD": "10000"}, pegs={"USDT": "1"})
+    kept.send(BTC, usd, touch(Market(), 1, 99, 101), touch(Market(symbol="BTC/USD"), 1, 110, 111))
+    kept.send(filled(2, "a", 1, Side.BUY, 600, 100))
+    kept.send(filled(3, "b", 1, Side.BUY, 400, 110, symbol="BTC/USD", fee="0.000000000001", fee_asset="BTC"))
+
+    kept.send(filled(4, "c", 1, Side.SELL, 400, 110, symbol="BTC/USD"))
+
+    assert [(p.symbol, p.quantity) for p in last(kept).positions if p.quantity] == [("BTC/USDT", 599)]
+
+
 def test_gains_and_fees_are_converted_when_they_happen_and_stand():
     fx = Market("other", "USDT/USD")
     kept = harness(pegs={"USDT": "0.5"})

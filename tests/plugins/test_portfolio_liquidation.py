@@ -104,6 +104,7 @@ def test_it_is_booked_apart_from_trades_and_their_fees():
     )
     ledger = kept.bus.component("portfolio").ledger
     assert ledger.amount("perp", "USDT", Bucket.LIQUIDATION) == to_units("3.2")
+    assert [each.fees for each in ledger.inventories()] == [to_units("3.2")]
     assert (ledger.amount("perp", "USDT", Bucket.FEES), ledger.sums()) == (0, {"USDT": 0})
 
 
@@ -116,6 +117,7 @@ def test_a_short_is_closed_at_the_ask():
     (gone,) = kept.of(PositionLiquidated)
 
     assert (gone.quantity, gone.price, gone.realized) == (-400, 116, -64 * UNIT)
+    assert [each.cash for each in kept.of(LedgerPosted) if each.cause == "liquidation"] == [-464 * UNIT]
 
 
 @pytest.mark.parametrize(("there", "is_gone"), [("397", False), ("396", True)])

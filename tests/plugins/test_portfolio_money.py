@@ -153,6 +153,15 @@ def test_funding_is_booked_once_at_its_time_at_the_rate_and_the_mark_that_held()
     assert posted.funding == -to_units("0.044")
 
 
+def test_what_is_told_at_the_very_time_of_funding_is_of_the_next_interval():
+    kept = harness()
+    kept.send(PERP, perp_book(S, 99, 101), funding(S, HOUR), filled(2 * S, "a", Side.BUY, 200, 100))
+
+    kept.send(funding(HOUR, 2 * HOUR, mark=110, rate=9 * RATE), TimeTick(HOUR + 60 * S))
+
+    assert settled(kept) == [(1, 200, -to_units("0.022"))]
+
+
 def test_a_fill_at_the_very_time_of_funding_is_not_part_of_it_and_one_just_before_is_however_late_it_comes():
     kept = harness()
     kept.send(PERP, perp_book(S, 99, 101), funding(S, HOUR))
@@ -201,6 +210,15 @@ def test_a_settlement_whose_mark_nobody_told_pends_and_is_never_guessed():
 
     assert settled(kept) == []
     assert [each["missing"] for each in logs] == ["mark"]
+
+
+def test_a_mark_as_old_as_may_be_is_not_too_old():
+    kept = harness(funding_mark_s=30)
+    kept.send(PERP, perp_book(S, 99, 101), filled(2 * S, "a", Side.BUY, 200, 100))
+
+    kept.send(funding(HOUR - 30 * S, HOUR), TimeTick(HOUR + 60 * S))
+
+    assert settled(kept) == [(1, 200, -to_units("0.02"))]
 
 
 def test_the_first_mark_after_a_silence_counts_where_there_was_none_before():

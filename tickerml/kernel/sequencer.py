@@ -225,8 +225,7 @@ class Sequencer:
         """Return what is decided for frames like this one; None, and counted, where it is refused."""
         try:
             tag = frame[_tag_at(frame, body_at) : _tag_end(frame, body_at)]
-            _NAME.unpack_from(frame, at)
-        except (IndexError, struct.error):
+        except IndexError:
             self._count(f"unreadable: {frame[:40]!r}")
             return None
         # Topic, origin and epoch stand together at the front: with the type they decide all else.
