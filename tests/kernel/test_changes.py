@@ -532,6 +532,19 @@ def test_a_plugin_that_is_new_gets_a_process_and_one_that_cannot_run_is_taken_ba
     assert stage.is_told("more", control.Stop)
 
 
+def test_a_new_host_that_never_gets_ready_is_not_waited_for():
+    stage = Stage()
+    plan = stage.plan()
+    stage.ask(msgspec.structs.replace(plan, plugins=[*plan.plugins, planned("store-y", "store", "more")]))
+
+    stage.pass_time(START_LIMIT_NS)
+    assert stage.change["outcome"] == ""
+    stage.pass_time(2 * NS_PER_S)
+
+    assert stage.change["outcome"] == "rolled back"
+    assert "host more cannot be started: it does not get ready" in stage.change["error"]
+
+
 def test_a_plugin_that_is_new_and_runs_is_there_for_good_after_its_probation():
     stage = Stage(probation_s=2.0)
     plan = stage.plan()

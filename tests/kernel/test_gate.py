@@ -753,6 +753,17 @@ def test_what_reduce_only_leaves_too_little_of_is_denied_by_the_gate():
     assert (denied.rule, denied.reason) == (GATE, "0.04 of 0.1 BTC is left, and test takes no less than 0.05")
 
 
+def test_the_end_of_a_position_that_is_too_little_is_the_exchanges_to_refuse():
+    harness = small(("rule-a",))
+    harness.send(holding(("BTC/USDT", 4)))
+
+    (passed,) = harness.send(
+        msgspec.structs.replace(order(quantity=4), reduce_only=True), verdict("rule-a", 4)
+    )
+
+    assert passed.quantity == 4
+
+
 @given(st.permutations([("rule-a", 4), ("rule-b", 4), ("rule-c", 7)]))
 def test_who_is_named_for_too_little_does_not_depend_on_who_answers_first(verdicts):
     harness = small(RULES)

@@ -657,6 +657,16 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path):
         assert reader.checkpoints("trade") == [Checkpoint("trade", 5, b"older")]
 
 
+def test_what_is_told_of_a_damaged_checkpoint_is_not_what_it_says_of_itself(tmp_path):
+    path, key = tmp_path / "journal", checkpoint_key("trade", 5)
+    write(path, frames_of(1, 5), checkpoints=(Checkpoint("trade", 5, b"state"),))
+    with lmdb.open(str(path), max_dbs=4) as env, env.begin() as txn:
+        value = bytes(txn.get(key, db=env.open_db(b"checkpoints", txn)))
+
+    assert checkpoint_digest(key, value) != NO_DIGEST
+    assert checkpoint_digest(key, value[:-1] + bytes([value[-1] ^ 1])) == NO_DIGEST
+
+
 @pytest.mark.parametrize(
     ("late", "positions"),
     [(5, [30, 20]), (20, [20]), (25, [25, 20]), (30, [30, 20]), (35, [35, 30])],

@@ -650,6 +650,16 @@ def test_a_replacement_that_the_exchange_refuses_changes_nothing() -> None:
     assert exchange.replace("2", 99, 8) == []
 
 
+def test_a_replacement_by_too_little_changes_nothing() -> None:
+    exchange = Exchange(rules=msgspec.structs.replace(instrument(), min_quantity=5))
+    exchange.submit(BUY, 8, 99)
+
+    (event,) = exchange.replace("1", 99, 4)
+
+    assert event.reason.startswith("quantity must be at least")
+    assert (event.price, event.leaves, exchange.ahead()) == (99, 8, 10)
+
+
 def test_a_post_only_that_would_take_is_put_behind_where_the_option_says_so() -> None:
     exchange = Exchange(reprice=True)
 
@@ -737,6 +747,17 @@ def test_accounts_do_not_meet_each_other() -> None:
     assert fills(exchange.submit(BUY, 5, 101)) == [(101, 5)]
 
 
+def test_the_level_of_each_of_our_orders_moves_it() -> None:
+    exchange = Exchange()
+    for price in (99, 98, 97):
+        exchange.submit(BUY, 5, price)
+
+    for price, left in ((99, 9), (98, 8), (97, 7)):
+        exchange.bid(price, left)
+
+    assert [order.queue_ahead for order in exchange.engine.orders.values()] == [9, 8, 7]
+
+
 # --- Queue models and the size of an order --------------------------------------------------------
 
 
@@ -747,6 +768,15 @@ def test_queue_models_say_what_their_formulas_say() -> None:
     assert queue_model("power:2").on_depth(60, 40, 100, 80, 0, 1.0) == 47  # p = 0.308
     assert queue_model("log").on_depth(600, 400, 1000, 800, 0, 1.0) == 497  # p = 0.484
     assert queue_model("log").on_depth(600, 400, 1000, 800, 0, 100.0) == 491  # of hundreds: p = 0.453
+    assert queue_model("uniform") == queue_model("power:1")
+
+
+def test_what_we_took_halves_every_five_seconds() -> None:
+    since = 1_000 * NS_PER_S
+
+    left = [core_book.consumed(8, since, since + seconds * NS_PER_S) for seconds in (0, 4, 5, 10, 20)]
+
+    assert left == [8, 8, 4, 2, 0]
 
 
 def test_queue_models_do_not_count_prints_as_cancellations() -> None:

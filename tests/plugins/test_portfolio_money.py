@@ -242,6 +242,29 @@ def test_a_time_that_moves_or_comes_rounded_is_still_one_settlement():
     assert settled(kept) == [(1, 200, -to_units("0.02")), (2, 200, -to_units("0.02"))]
 
 
+def test_what_is_told_of_a_settlement_after_it_is_booked_books_it_no_more():
+    kept = harness()
+    kept.send(PERP, perp_book(S, 99, 101), funding(S, HOUR), filled(2 * S, "a", Side.BUY, 200, 100))
+    kept.send(funding(HOUR - S, HOUR), TimeTick(HOUR + 60 * S))
+
+    late = msgspec.structs.replace(funding(HOUR - S, HOUR), ts_recv=HOUR + 61 * S)
+    kept.send(late, TimeTick(HOUR + 120 * S))
+
+    assert len(settled(kept)) == 1
+
+
+def test_two_times_that_are_a_minute_apart_are_two_settlements():
+    kept = harness()
+    kept.send(PERP, perp_book(S, 99, 101), funding(S, HOUR), filled(2 * S, "a", Side.BUY, 200, 100))
+
+    kept.send(
+        funding(HOUR - S, HOUR), funding(HOUR + S, HOUR + 60 * S), funding(HOUR + 59 * S, HOUR + 60 * S)
+    )
+    kept.send(TimeTick(HOUR + 120 * S))
+
+    assert len(settled(kept)) == 2
+
+
 def test_what_accrues_between_settlements_is_shown_and_not_booked():
     kept = harness()
     kept.send(

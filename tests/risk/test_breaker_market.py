@@ -65,11 +65,11 @@ def test_many_prints_at_a_time_are_no_movement():
 def test_the_band_is_twice_as_wide_in_the_first_five_minutes():
     kept = Harness(plugin)
     kept.send(instrument("test", "BTC/USDT", tick="1", lot="0.01"), touch(9999, 10001))
-    kept.send(*prints(10_000, stop=100), TimeTick(101 * S), mid(10_390, 101))
-    assert reason(kept, 101) == ""
+    kept.send(*prints(10_000, start=1000, stop=1100), TimeTick(1101 * S), mid(10_390, 1101))
+    assert reason(kept, 1101) == ""
 
-    kept.send(mid(10_410, 102))
-    assert reason(kept, 102, order_id="b").startswith("the mid is outside of 4.00%")
+    kept.send(mid(10_410, 1102))
+    assert reason(kept, 1102, order_id="b").startswith("the mid is outside of 4.00%")
 
 
 def test_the_reference_moves_only_when_the_mean_has_moved_a_hundredth():

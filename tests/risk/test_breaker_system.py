@@ -35,6 +35,7 @@ def test_more_than_a_tenth_of_frames_that_fail_leave_the_exchange_alone_for_a_mi
     assert judge(kept, order(7, ts=6)).quantity == allowed
     assert judge(kept, order(7, ts=6, exchange="away")).quantity == 7
     assert judge(kept, order(7, Side.SELL, ts=6, reduce_only=True)).quantity == 7
+    assert judge(kept, order(7, ts=4 + MIN)).quantity == allowed
     assert judge(kept, order(7, ts=5 + MIN)).quantity == 7
 
 
@@ -60,6 +61,13 @@ def test_more_than_a_tenth_of_orders_that_are_rejected_do_too(accepted, rejected
         assert verdict.inputs == expected
 
 
+def test_a_failure_five_minutes_ago_counts_no_more():
+    kept = rule(plugin)
+    kept.send(*(HostStopped(ts, "market", "killed", 500) for ts in (1 * S, 2 * S, 5 * MIN + 1 * S)))
+
+    assert kept.of(HaltTrading) == []
+
+
 def test_the_third_failure_within_five_minutes_halts_at_level_one():
     kept = rule(plugin)
     failed = [PluginFailed(ts, "x", "strategy", "Trade", "no") for ts in (1 * S, 2 * S, 6 * MIN + 3 * S)]
@@ -74,3 +82,6 @@ def test_the_third_failure_within_five_minutes_halts_at_level_one():
 
     kept.send(ResumeTrading(8 * MIN, "person", ""))
     assert judge(kept, order(7, ts=9 * MIN)).quantity == 7
+
+    kept.send(HostStopped(9 * MIN, "market", "killed", 500))
+    assert kept.of(HaltTrading) == [halt]

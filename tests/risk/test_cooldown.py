@@ -41,6 +41,7 @@ def test_a_trade_that_only_broke_even_is_no_loss():
     kept = rule(plugin, after_loss_min=0)
     for _ in range(4):
         trade(kept, 10, won=False)
+    assert judge(kept, order(7, ts=10, order_id="before")).inputs == {"streak": 4.0}
     kept.send(filled(10, 100, ts=10), filled(10, 100, SELL, ts=10))
 
     assert judge(kept, order(7, ts=10)).quantity == 7

@@ -72,6 +72,10 @@ def test_a_message_that_was_too_long_on_its_way_denies():
 
     assert reason(kept, ts=6 * S) == "its last message was 5.0 s on its way"
 
+    kept = rule(plugin)
+    kept.send(Market("test", "BTC/USDT", latency_ns=5 * S).book(1, bids=[(100, 9)], asks=[(101, 9)]))
+    assert reason(kept, ts=6 * S) == ""
+
 
 def test_what_rests_in_a_doubtful_book_is_canceled_once_after_five_seconds():
     kept = rule(plugin)

@@ -85,6 +85,7 @@ def test_a_stablecoin_that_is_not_held_has_all_its_room_less_what_is_being_bough
     short = money(1, 10_000)
     short.balances.append(Balance("test", "USDC", -5 * UNIT, 0))
     kept.send(usdc, touch(1, 2, symbol="USDC/USDT"), short)
+    judge(kept, order(7, order_id="of another asset"))
 
     first = judge(kept, order(5000, 1, symbol="USDC/USDT", order_id="a"))
     second = judge(kept, order(5000, 1, symbol="USDC/USDT", order_id="b"))

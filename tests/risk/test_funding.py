@@ -85,6 +85,8 @@ def test_nothing_is_opened_just_before_a_payment():
     assert judge(kept, perp(ts=400 * S)).quantity == 7
     assert judge(kept, perp(ts=401 * S)).reason == "funding is due in 599 s, within 600 s"
     assert judge(kept, perp(ts=401 * S, reduce_only=True)).quantity == 7
+    assert judge(kept, perp(ts=1000 * S)).reason == "funding is due in 0 s, within 600 s"
+    assert judge(kept, perp(ts=1001 * S)).quantity == 7
 
 
 def test_a_contract_without_a_rate_is_denied_and_spot_needs_none():
@@ -95,5 +97,6 @@ def test_a_contract_without_a_rate_is_denied_and_spot_needs_none():
 
 
 def test_the_warning_must_be_below_the_limit():
-    with pytest.raises(ConfigError, match=r"warn must be less than limit 0.01, was 0.02"):
-        rule(plugin, warn=0.02)
+    for warn in (0.01, 0.02):
+        with pytest.raises(ConfigError, match=rf"warn must be less than limit 0.01, was {warn}"):
+            rule(plugin, warn=warn)

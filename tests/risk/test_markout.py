@@ -40,9 +40,9 @@ def test_twenty_fills_are_enough_where_nobody_says_how_many():
     assert judge(kept, maker()).quantity == 0
 
 
-def test_after_a_stop_the_fills_are_counted_anew_so_one_more_does_not_lengthen_it():
+def test_after_a_stop_the_fills_are_counted_anew_so_two_more_do_not_lengthen_it():
     kept = rule(plugin, warmup_fills=3)
-    kept.send(*[measured(-2.1)] * 3, measured(-2.1, ts=5 + 10 * MIN))
+    kept.send(*[measured(-2.1)] * 3, *[measured(-2.1, ts=5 + 10 * MIN)] * 2)
 
     assert judge(kept, maker(ts=5 + 30 * MIN)).quantity == 7
 

@@ -160,4 +160,5 @@ def test_it_allows_the_orders_of_others():
 def test_the_fixed_stop_must_not_be_further_than_the_largest():
     with pytest.raises(ConfigError, match="fixed must be at most max_fixed"):
         rule(plugin, fixed=0.1)
+    rule(plugin, fixed=0.05, max_fixed=0.05)
     assert NS_PER_S == S
