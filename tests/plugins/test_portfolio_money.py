@@ -242,12 +242,12 @@ def test_a_time_that_moves_or_comes_rounded_is_still_one_settlement():
     assert settled(kept) == [(1, 200, -to_units("0.02")), (2, 200, -to_units("0.02"))]
 
 
-def test_what_is_told_of_a_settlement_after_it_is_booked_books_it_no_more():
+def test_a_settlement_that_is_told_again_with_a_rounded_time_after_it_is_booked_is_not_booked_again():
     kept = harness()
     kept.send(PERP, perp_book(S, 99, 101), funding(S, HOUR), filled(2 * S, "a", Side.BUY, 200, 100))
     kept.send(funding(HOUR - S, HOUR), TimeTick(HOUR + 60 * S))
 
-    late = msgspec.structs.replace(funding(HOUR - S, HOUR), ts_recv=HOUR + 61 * S)
+    late = msgspec.structs.replace(funding(HOUR - S, HOUR + 3_000_000), ts_recv=HOUR + 61 * S)
     kept.send(late, TimeTick(HOUR + 120 * S))
 
     assert len(settled(kept)) == 1

@@ -1,5 +1,6 @@
 """The strategy that trades towards what a policy wants: how much, where, and a change of mind."""
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -239,7 +240,7 @@ def test_one_order_at_a_time_never_beyond_the_limit_and_the_same_behind_a_restar
     for at, (fraction, liquidity, held) in enumerate(wishes, 1):
         now = START + at * NS_PER_S
         tape += [money(now, held), TargetPosition(now, "paper", "test", "BTC/USDT", fraction, liquidity)]
-    build = lambda: Harness(target)  # noqa: E731
+    build = partial(Harness, target)
     outputs = run_with_restarts(build, tape, ())
 
     assert run_with_restarts(build, tape, cuts) == outputs

@@ -9,6 +9,8 @@ Every function may be compiled: see core_state.
 
 from bisect import bisect_left, insort
 
+from tickerml.kernel import PPM
+
 from .core_state import (
     ASK,
     BEST,
@@ -26,6 +28,7 @@ from .core_state import (
     Sizes,
 )
 
+PPM_A_BPS = 100
 CONSUMPTION_HALF_LIFE_NS = 5_000_000_000
 SIZE_DEPTH = 5  # levels a side whose growth shows what size an order has
 SIZE_STEPS = 64  # a half-life
@@ -37,6 +40,13 @@ TOTAL_LIMIT = 1 << 60
 def key_of(side: int, price: int) -> int:
     """Return *price* as it is ordered on *side*: more is better."""
     return price if side == BID else -price
+
+
+def worst_price(side: int, best: int, ppm: int) -> int:
+    """Return the last price that an order of *side* takes, *ppm* from the other side's *best*, in ticks."""
+    if side == BID:
+        return best * (PPM + ppm) // PPM
+    return -(-best * (PPM - ppm) // PPM)
 
 
 def best_key(core: Core, side: int) -> int:

@@ -14,7 +14,7 @@ environment or `tickerml simulate` gives to the compiled core, so that no event 
 Every function may be compiled: see core_state.
 """
 
-from .core_book import best_price, clear_side, is_trusted, key_of
+from .core_book import PPM_A_BPS, best_price, clear_side, is_trusted, key_of, worst_price
 from .core_features import BUY, DUE, GRID, SELL, hear, sample
 from .core_match import EXPIRES, RESTS, on_delta, on_trade, own_opposite, rebuild, submit
 from .core_orders import remove, tell
@@ -93,7 +93,6 @@ PROTECTION_BPS = 7
 CURSOR = 8
 
 TOLD = OUT + 1
-_BPS = 10_000
 
 #: Why play() stopped: all has happened, or it wants room in told, for levels, orders or rows of features.
 DONE, WANTS_TOLD, WANTS_LEVELS, WANTS_ORDERS, WANTS_ROWS = range(5)
@@ -223,7 +222,9 @@ def obey(core: Core, commands: Column, c: int, at: int, protection_bps: int) -> 
     if refuse(core, number, side, price, terms, account):
         return core.head[EVENTS]
     slot, can_rest = core.head[NEXT_FREE], terms in (GTC, POST_ONLY)
-    limit = price if terms < MARKET else protected(core, side, protection_bps)
+    limit = price
+    if terms >= MARKET:
+        limit = worst_price(side, best_price(core, 1 - side), protection_bps * PPM_A_BPS)
     is_all_or_none = terms in (FOK, MARKET_FOK)
     end = submit(core, number, side, price, limit, quantity, account, can_rest, is_all_or_none, 0, at)
     return answer(core, slot, end)
@@ -249,14 +250,6 @@ def take_back(core: Core, number: int) -> int:
                 remove(core, slot)
                 return 1
     return 0
-
-
-def protected(core: Core, side: int, bps: int) -> int:
-    """Return how far a market order of *side* may go: *bps* from the other side's best."""
-    best = best_price(core, 1 - side)
-    if side == BID:
-        return best * (_BPS + bps) // _BPS
-    return -(-best * (_BPS - bps) // _BPS)
 
 
 def refuse(core: Core, number: int, side: int, price: int, terms: int, account: int) -> bool:

@@ -32,7 +32,6 @@ from . import core_book
 from . import core_state as cs
 
 _MINUTE_NS = 60 * NS_PER_S
-_PPM_PER_BPS = 100
 
 
 class AveragePrice(msgspec.Struct, array_like=True):
@@ -123,10 +122,10 @@ def doubt_refusal(state: BookState) -> str:
 
 def market_limit(rules: Instrument, side: Side, best: int, protection_bps: int) -> int:
     """Return the last price, in ticks, that a market order takes where the other side's best is *best*."""
-    share = protection_bps * _PPM_PER_BPS
+    share = protection_bps * core_book.PPM_A_BPS
     if rules.price_limit_ppm:
         share = min(share, rules.price_limit_ppm)
-    return best * (PPM + share) // PPM if side is Side.BUY else -(-best * (PPM - share) // PPM)
+    return core_book.worst_price(cs.BID if side is Side.BUY else cs.ASK, best, share)
 
 
 def depth_refusal(core: cs.Core, rules: Instrument, order: OrderSubmitted) -> str:
@@ -135,7 +134,7 @@ def depth_refusal(core: cs.Core, rules: Instrument, order: OrderSubmitted) -> st
         return ""
     side = cs.ASK if order.side is Side.BUY else cs.BID
     best = core_book.best_price(core, side)
-    last = market_limit(rules, order.side, best, PPM // _PPM_PER_BPS)
+    last = market_limit(rules, order.side, best, PPM // core_book.PPM_A_BPS)
     if order.side * (order.price - last) <= 0 or order.side * (_reached(core, side, order) - last) <= 0:
         return ""
     share, stop, asked = rules.price_limit_ppm / PPM, rules.price_text(last), rules.price_text(order.price)
